@@ -1,0 +1,172 @@
+package acl
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// LocalPrefix is what the ARNs of a gateway's own resources start with by default.
+const LocalPrefix = "arn:aws:iot:local:000000000000:"
+
+// A Prefix is what the ARN of a resource has in front of its type and name: five parts, such as
+// "arn:aws:iot:eu-west-1:123456789012:". The zero value is [LocalPrefix].
+type Prefix struct {
+	text  string
+	parts [arnParts]string
+}
+
+// arnParts is the number of parts of an ARN in front of the resource: arn, partition, service,
+// region, account.
+const arnParts = 5
+
+// ParsePrefix checks s: five parts, each ended by a colon, the first of them "arn".
+func ParsePrefix(s string) (Prefix, error) {
+	p := Prefix{text: s}
+	rest := s
+	for i := range p.parts {
+		part, after, ok := strings.Cut(rest, ":")
+		if !ok {
+			return Prefix{}, fmt.Errorf("ARN prefix %s has %d parts: write five, such as %s", quote(s), i, LocalPrefix)
+		}
+		p.parts[i], rest = part, after
+	}
+	switch {
+	case rest != "" || p.parts[0] != "arn":
+		return Prefix{}, fmt.Errorf("%s is no ARN prefix: write five parts, each ended by a colon, such as %s", quote(s), LocalPrefix)
+	case !utf8.ValidString(s) || strings.ContainsAny(s, "/*?"):
+		return Prefix{}, fmt.Errorf("ARN prefix %s has a character that is not allowed: write one such as %s", quote(s), LocalPrefix)
+	}
+	return p, nil
+}
+
+func (p Prefix) orLocal() Prefix {
+	if p.text != "" {
+		return p
+	}
+	return Prefix{text: LocalPrefix, parts: [arnParts]string{"arn", "aws", "iot", "local", "000000000000"}}
+}
+
+// String returns the five parts, each with its colon.
+func (p Prefix) String() string { return p.orLocal().text }
+
+// ARN returns the full name of a resource, such as Topic's ARN of "pump-7/data".
+func (p Prefix) ARN(r Resource, name string) string { return p.String() + r.String() + name }
+
+// A Resource is a type of resource that actions are checked against.
+type Resource byte
+
+// The types of resources of reference §5.1 that one name follows.
+const (
+	Client      Resource = iota // of Connect, DeleteConnection
+	Topic                       // of Publish, RetainPublish, Receive, GetRetainedMessage
+	TopicFilter                 // of Subscribe
+	Thing                       // of the shadow and job actions; a named shadow's is THING/SHADOW
+)
+
+// String returns the type as it stands in an ARN, with its slash.
+func (r Resource) String() string {
+	return [...]string{"client/", "topic/", "topicfilter/", "thing/"}[r]
+}
+
+// An arnPattern matches ARNs.
+//
+// A pattern of six parts is compared part by part, so that the star of `arn:aws:iot:*:*:topic/a`
+// never reaches into the resource: taken as one text it would also match the topic
+// `x:topic/a`, which lies in somebody else's tree. A pattern that is written short, such as `*`,
+// `arn:aws:iot:*` or `arn:aws:iot:*:topic/a`, is compared as one text, in which a star runs on
+// across colons (IAM). The resource may contain colons either way.
+type arnPattern struct {
+	split bool
+	parts [arnParts]template // when split
+	rest  template           // the resource when split, else everything
+}
+
+func newARNPattern(t template) arnPattern {
+	p := arnPattern{split: true}
+	rest := t
+	for i := range p.parts {
+		at := rest.colon()
+		if at.token == len(rest) {
+			return arnPattern{rest: t}
+		}
+		part := rest[:at.token:at.token]
+		if at.offset > 0 {
+			part = append(part, token{literal, rest[at.token].text[:at.offset]})
+		}
+		for _, k := range part {
+			if k.kind == literal && strings.Contains(k.text, "/") { // the colon belongs to a resource's name
+				return arnPattern{rest: t}
+			}
+		}
+		p.parts[i], rest = part, rest.from(position{at.token, at.offset + 1})
+	}
+	p.rest = rest
+	return p
+}
+
+// colon returns where the first colon of a literal stands.
+func (t template) colon() position {
+	for i, k := range t {
+		if k.kind == literal {
+			if at := strings.IndexByte(k.text, ':'); at >= 0 {
+				return position{i, at}
+			}
+		}
+	}
+	return position{token: len(t)}
+}
+
+// resolve puts values in the place of variables; see [template.resolve].
+func (p arnPattern) resolve(v *values) (arnPattern, string) {
+	var absent string
+	for i := range p.parts {
+		if p.parts[i], absent = p.parts[i].resolve(v); absent != "" {
+			return arnPattern{}, absent
+		}
+	}
+	p.rest, absent = p.rest.resolve(v)
+	return p, absent
+}
+
+// match reports whether the resolved pattern matches arn.
+func (p *arnPattern) match(arn string) bool {
+	if p.split {
+		for i := range p.parts {
+			part, after, ok := strings.Cut(arn, ":")
+			if !ok || !p.parts[i].matches(part) {
+				return false
+			}
+			arn = after
+		}
+	}
+	return p.rest.matches(arn)
+}
+
+// under returns globs that match exactly those names whose ARN the resolved pattern matches.
+func (p *arnPattern) under(prefix Prefix, r Resource) []glob {
+	fixed := r.String()
+	if p.split {
+		for i := range p.parts {
+			if !p.parts[i].matches(prefix.parts[i]) {
+				return nil
+			}
+		}
+	} else {
+		fixed = prefix.text + fixed
+	}
+	var globs []glob
+	for _, t := range p.rest.after(fixed) {
+		globs = append(globs, newGlob(t))
+	}
+	return globs
+}
+
+// matches reports whether t, which has no variables, matches s.
+func (t template) matches(s string) bool {
+	if len(t) == 1 && t[0].kind == star {
+		return true
+	}
+	g := newGlob(t)
+	return g.match(s)
+}
