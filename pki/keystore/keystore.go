@@ -58,7 +58,8 @@ func (e *Error) Unwrap() error { return e.Err }
 type Store struct{ root *os.Root }
 
 // Open returns the store in root, which stays open for as long as the store is used. It refuses
-// a directory that others may write to, because they could exchange the keys.
+// a directory that others may write to, because they could exchange the keys, and removes what
+// an interrupted Create left behind.
 func Open(root *os.Root) (*Store, error) {
 	info, err := root.Stat(".")
 	if err != nil {
@@ -66,6 +67,9 @@ func Open(root *os.Root) (*Store, error) {
 	}
 	if perm := info.Mode().Perm(); perm&0o022 != 0 {
 		return nil, fmt.Errorf("open key directory %s: mode %04o lets others exchange the keys; run: chmod 700 %[1]s", root.Name(), perm)
+	}
+	if err := atomicfile.Sweep(root, "."); err != nil { // they hold half-written keys
+		return nil, fmt.Errorf("open key directory %s: %w", root.Name(), err)
 	}
 	return &Store{root}, nil
 }
