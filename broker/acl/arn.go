@@ -9,49 +9,52 @@ import (
 // LocalPrefix is what the ARNs of a gateway's own resources start with by default.
 const LocalPrefix = "arn:aws:iot:local:000000000000:"
 
-// A Prefix is what the ARN of a resource has in front of its type and name: five parts, such as
-// "arn:aws:iot:eu-west-1:123456789012:". The zero value is [LocalPrefix].
-type Prefix struct {
-	text  string
-	parts [arnParts]string
+// ValidatePrefix says why s cannot stand in front of the type and name of a resource: it must
+// have five parts, each ended by a colon, the first of them "arn", such as
+// "arn:aws:iot:eu-west-1:123456789012:". "" stands for [LocalPrefix].
+func ValidatePrefix(s string) error {
+	_, err := parsePrefix(s)
+	return err
+}
+
+// ARN returns the full name of a resource.
+func ARN(prefix string, r Resource, name string) string {
+	if prefix == "" {
+		prefix = LocalPrefix
+	}
+	return prefix + r.String() + name
 }
 
 // arnParts is the number of parts of an ARN in front of the resource: arn, partition, service,
 // region, account.
 const arnParts = 5
 
-// ParsePrefix checks s: five parts, each ended by a colon, the first of them "arn".
-func ParsePrefix(s string) (Prefix, error) {
-	p := Prefix{text: s}
+type arnPrefix struct {
+	text  string
+	parts [arnParts]string
+}
+
+func parsePrefix(s string) (arnPrefix, error) {
+	if s == "" {
+		s = LocalPrefix
+	}
+	p := arnPrefix{text: s}
 	rest := s
 	for i := range p.parts {
 		part, after, ok := strings.Cut(rest, ":")
 		if !ok {
-			return Prefix{}, fmt.Errorf("ARN prefix %s has %d parts: write five, such as %s", quote(s), i, LocalPrefix)
+			return arnPrefix{}, fmt.Errorf("ARN prefix %s has %d of five parts: write one such as %s", quote(s), i, LocalPrefix)
 		}
 		p.parts[i], rest = part, after
 	}
 	switch {
 	case rest != "" || p.parts[0] != "arn":
-		return Prefix{}, fmt.Errorf("%s is no ARN prefix: write five parts, each ended by a colon, such as %s", quote(s), LocalPrefix)
+		return arnPrefix{}, fmt.Errorf("%s is no ARN prefix: write five parts, each ended by a colon, such as %s", quote(s), LocalPrefix)
 	case !utf8.ValidString(s) || strings.ContainsAny(s, "/*?"):
-		return Prefix{}, fmt.Errorf("ARN prefix %s has a character that is not allowed: write one such as %s", quote(s), LocalPrefix)
+		return arnPrefix{}, fmt.Errorf("ARN prefix %s has a character that is not allowed: write one such as %s", quote(s), LocalPrefix)
 	}
 	return p, nil
 }
-
-func (p Prefix) orLocal() Prefix {
-	if p.text != "" {
-		return p
-	}
-	return Prefix{text: LocalPrefix, parts: [arnParts]string{"arn", "aws", "iot", "local", "000000000000"}}
-}
-
-// String returns the five parts, each with its colon.
-func (p Prefix) String() string { return p.orLocal().text }
-
-// ARN returns the full name of a resource, such as Topic's ARN of "pump-7/data".
-func (p Prefix) ARN(r Resource, name string) string { return p.String() + r.String() + name }
 
 // A Resource is a type of resource that actions are checked against.
 type Resource byte
@@ -144,7 +147,7 @@ func (p *arnPattern) match(arn string) bool {
 }
 
 // under returns globs that match exactly those names whose ARN the resolved pattern matches.
-func (p *arnPattern) under(prefix Prefix, r Resource) []glob {
+func (p *arnPattern) under(prefix arnPrefix, r Resource) []glob {
 	fixed := r.String()
 	if p.split {
 		for i := range p.parts {

@@ -47,9 +47,15 @@ type Unresolved struct {
 	Variable          string // in lower case but for an attribute's name
 }
 
-// Bind prepares s for a connection with this context, whose resources have this prefix.
-func (s *Set) Bind(ctx Context, prefix Prefix) *Bound {
-	b, v, prefix := &Bound{}, newValues(ctx), prefix.orLocal()
+// Bind prepares s for a connection with this context. The ARNs of the resources it will ask for
+// start with prefix; "" means [LocalPrefix]. With a prefix that [ValidatePrefix] refuses the
+// Bound refuses everything.
+func (s *Set) Bind(ctx Context, prefix string) *Bound {
+	b, v := &Bound{}, newValues(ctx)
+	before, err := parsePrefix(prefix)
+	if err != nil {
+		return b
+	}
 	for i := range s.statements {
 		st := &s.statements[i]
 		absent := st.applies(v)
@@ -57,7 +63,7 @@ func (s *Set) Bind(ctx Context, prefix Prefix) *Bound {
 			continue
 		}
 		if absent == "" {
-			absent = b.add(st, v, prefix)
+			absent = b.add(st, v, before)
 		}
 		if absent != "" && st.effect == ExplicitDeny {
 			b.unresolved = append(b.unresolved, Unresolved{Policy: st.decision.Policy, Statement: st.decision.Statement, Variable: absent})
@@ -68,7 +74,7 @@ func (s *Set) Bind(ctx Context, prefix Prefix) *Bound {
 
 // add adds the rules of a statement whose conditions hold. It returns a variable that is absent
 // in one of the resources, "" if there is none.
-func (b *Bound) add(st *named, v *values, prefix Prefix) (absent string) {
+func (b *Bound) add(st *named, v *values, prefix arnPrefix) (absent string) {
 	resources := make([]arnPattern, 0, len(st.resources))
 	for _, p := range st.resources {
 		r, missing := p.resolve(v)

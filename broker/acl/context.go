@@ -19,6 +19,9 @@ import (
 // attribute's name in brackets.
 type Context map[string][]string
 
+// Set gives a key its values; without any the key counts as absent.
+func (c Context) Set(key string, values ...string) { c[key] = values }
+
 // A Connection is what the gateway knows of an MQTT connection when its policies are bound. Zero
 // values are not known.
 type Connection struct {
@@ -39,8 +42,9 @@ type Connection struct {
 	WillTopic         string // when LastWill
 }
 
-// Context returns the condition keys of c; prefix is that of the will topic's ARN.
-func (c Connection) Context(prefix Prefix) Context {
+// Context returns the condition keys of c; prefix is that of the will topic's ARN, as in
+// [Set.Bind].
+func (c Connection) Context(prefix string) Context {
 	ctx := Context{"iot:Connection.Thing.IsAttached": {fmt.Sprint(!c.Thing.IsZero())}}
 	set := func(key, value string) {
 		if value != "" {
@@ -65,7 +69,7 @@ func (c Connection) Context(prefix Prefix) Context {
 	}
 	if c.LastWill {
 		attributes = append(attributes, "LastWill")
-		set("iot:LastWillTopic", prefix.ARN(Topic, c.WillTopic))
+		set("iot:LastWillTopic", ARN(prefix, Topic, c.WillTopic))
 	}
 	ctx["iot:ConnectAttributes"] = attributes
 	if c.Certificate != nil {
