@@ -132,6 +132,18 @@ func (p arnPattern) resolve(v *values) (arnPattern, string) {
 	return p, absent
 }
 
+// uses reports whether a variable stands in the pattern.
+func (p *arnPattern) uses(name string) bool {
+	for _, t := range append([]template{p.rest}, p.parts[:]...) {
+		for _, k := range t {
+			if k.kind == variable && k.text == name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // match reports whether the resolved pattern matches arn.
 func (p *arnPattern) match(arn string) bool {
 	if p.split {

@@ -131,10 +131,23 @@ func parseOperand(t test, s string, variables bool) (v operand, err error) {
 	case inNetwork:
 		var ok bool
 		if v.network, ok = parseNetwork(s); !ok {
-			err = fmt.Errorf("%s is no address and no network such as 192.168.7.0/24", quote(s))
+			err = fmt.Errorf("%s is no address or network", quote(s))
 		}
 	}
 	return v, err
+}
+
+// remedy says what to write in the place of a value that parseOperand refuses.
+func (t test) remedy() string {
+	switch t {
+	case stringEquals, stringEqualsFold, stringLike, arnLike:
+		return "close ${...}, or write ${$} for a dollar sign"
+	case boolEquals, isNull:
+		return "write true or false"
+	case inNetwork:
+		return "write one such as 192.168.7.0/24 or fd00::/8"
+	}
+	return "write one such as 5 or 2.5"
 }
 
 func parseNumber(s string) (float64, bool) {

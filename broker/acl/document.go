@@ -1,7 +1,9 @@
 package acl
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -46,6 +48,7 @@ type parser struct {
 	statements []statement
 	problems   []Problem
 	warnings   []Problem
+	shaky      []shakyDeny
 }
 
 // currentVersion is the version of the policy language that has variables.
@@ -87,6 +90,10 @@ func (p *parser) document(root node) {
 		p.fail(body.at, "Statement is "+body.kind.String(), "write an object or a list of objects")
 	}
 	p.sameSid(body)
+	p.lintDenies()
+	slices.SortStableFunc(p.warnings, func(a, b Problem) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
 }
 
 func (p *parser) version(at int, v *node) {
@@ -239,7 +246,7 @@ func (p *parser) operands(m *member, t test, effect Effect) []operand {
 		}
 		v, err := parseOperand(t, item.text, p.variables)
 		if err != nil {
-			p.fail(item.at, err.Error(), "correct the value")
+			p.fail(item.at, err.Error(), t.remedy())
 			continue
 		}
 		p.lintTemplate(item, v.text, effect)

@@ -62,7 +62,7 @@ func (p *parser) lintTemplate(item node, t template, effect Effect) {
 		case !knownKey(k.text):
 			p.warn(item.at, "unknown variable ${"+k.text+"}", "check its spelling; the gateway never sets it, so that nothing matches")
 		case effect == ExplicitDeny && !alwaysPresent(k.text):
-			p.warn(item.at, "a Deny depends on ${"+k.text+"}, which may be absent: it then denies nothing", "deny what needs no variable, or allow less")
+			p.shaky = append(p.shaky, shakyDeny{statement: len(p.statements), at: item.at, variable: k.text})
 		}
 	}
 	for _, s := range []string{"$(*)", "$(?)", "$($)"} {
@@ -73,6 +73,51 @@ func (p *parser) lintTemplate(item node, t template, effect Effect) {
 	if !p.variables && strings.Contains(item.text, "${") {
 		p.warn(item.at, "variables are plain text in a document of this version", `write "Version": "2012-10-17"`)
 	}
+}
+
+// A shakyDeny is a place where a Deny depends on a variable that may be absent.
+type shakyDeny struct {
+	statement int // index
+	at        int
+	variable  string
+}
+
+// lintDenies warns of each shakyDeny, unless what it takes from is not granted either when the
+// variable is absent: every Allow of the document for one of its actions needs the variable too.
+func (p *parser) lintDenies() {
+	for _, d := range p.shaky {
+		deny, harmless := &p.statements[d.statement], true
+		for i := range p.statements {
+			allow := &p.statements[i]
+			harmless = harmless && (allow.effect != Allow || !deny.sharesAction(allow) || allow.needs(d.variable))
+		}
+		if !harmless {
+			p.warn(d.at, "a Deny depends on ${"+d.variable+"}, which may be absent: it then denies nothing", "deny what needs no variable, or allow only what needs it too")
+		}
+	}
+}
+
+func (st *statement) sharesAction(other *statement) bool {
+	for _, a := range knownActions() {
+		if st.acts(a.name) && other.acts(a.name) {
+			return true
+		}
+	}
+	return false
+}
+
+// needs reports whether the statement covers nothing when the variable is absent.
+func (st *statement) needs(variable string) bool {
+	for i := range st.resources {
+		if !st.resources[i].uses(variable) {
+			if !st.notResource {
+				return false
+			}
+		} else if st.notResource { // one absent entry is enough
+			return true
+		}
+	}
+	return !st.notResource
 }
 
 // lintResource warns of a resource that no action of its statement is checked against, and of
