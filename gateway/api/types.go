@@ -17,14 +17,14 @@ type Status struct {
 	DataDir       string           `json:"data_dir"`
 	Socket        string           `json:"socket,omitempty" doc:"the admin socket's path"`
 	Clock         Clock            `json:"clock"`
-	Listeners     []Listener       `json:"listeners"`
+	Listeners     []Listener       `json:"listeners" nullable:"false"`
 	Devices       DeviceCounts     `json:"devices"`
-	Bridges       []BridgeSummary  `json:"bridges"`
+	Bridges       []BridgeSummary  `json:"bridges" nullable:"false"`
 	Store         StoreStatus      `json:"store"`
 	MessageLog    MessageLogStatus `json:"msglog"`
 	CA            CertificateTimes `json:"ca"`
 	Server        CertificateTimes `json:"server_certificate"`
-	Warnings      []string         `json:"warnings" doc:"one line each, with what to do about it"`
+	Warnings      []string         `json:"warnings" nullable:"false" doc:"one line each, with what to do about it"`
 }
 
 // Clock says whether the gateway trusts the machine's time. While it does not, nothing is issued
@@ -220,7 +220,7 @@ type Upstream struct {
 	State     string       `json:"state" doc:"such as connected, connecting, offline"`
 	Since     time.Time    `json:"since,omitzero"`
 	LastError string       `json:"last_error,omitempty"`
-	Rules     []BridgeRule `json:"rules"`
+	Rules     []BridgeRule `json:"rules" nullable:"false"`
 }
 
 // A BridgeRule is one rule of an upstream and how it is doing.

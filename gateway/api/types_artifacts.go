@@ -79,7 +79,7 @@ type CertificateQuery struct {
 // A RevokeRequest names what is to be revoked.
 type RevokeRequest struct {
 	Target string `json:"target" minLength:"1" maxLength:"128" doc:"a serial number, a certificate id, or a device's name for all of its certificates"`
-	Reason string `json:"reason,omitempty" default:"unspecified" enum:"unspecified,keyCompromise,affiliationChanged,superseded,cessationOfOperation,privilegeWithdrawn" doc:"RFC 5280 §5.3.1"`
+	Reason string `json:"reason,omitempty" maxLength:"64" doc:"a name of RFC 5280 §5.3.1, such as keyCompromise, superseded or cessationOfOperation; absent: unspecified"`
 }
 
 // An IssueRequest asks for a certificate that is not a device's.

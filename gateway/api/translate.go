@@ -1,0 +1,142 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"reflect"
+	"strings"
+	"syscall"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"gatewayctl/firmware"
+	"gatewayctl/gateway"
+	"gatewayctl/gateway/rpc"
+	"gatewayctl/pki"
+	"gatewayctl/store"
+)
+
+// problem is the edge's one table from the services' errors to HTTP.
+func (a *API) problem(ctx context.Context, operation string, err error) *Problem {
+	var (
+		p      *Problem
+		remote *rpc.RemoteError
+		large  *http.MaxBytesError
+	)
+	is := func(target error) bool { return errors.Is(err, target) }
+	answer := func(code, remedy string) *Problem {
+		p := NewProblem(code, err.Error(), remedy)
+		p.cause = err
+		return p
+	}
+	switch {
+	case errors.As(err, &p):
+		return p
+	case errors.Is(context.Cause(ctx), errStopping):
+		return NewProblem(CodeStopping, errStopping.Error(), "")
+	case errors.As(err, &large):
+		return NewProblem(CodeTooLarge, "the body is too large", "").WithCause(err)
+
+	case is(rpc.ErrUnknownDevice):
+		return answer(CodeUnknownDevice, remedyDevices)
+	case is(rpc.ErrOffline):
+		return answer(CodeOffline, "Check its power and its network; `gatewayctl device show` tells when it was last there.")
+	case errors.As(err, &remote):
+		return fromDevice(err, remote)
+	case is(rpc.ErrBadRequest):
+		return answer(CodeInvalid, "")
+	case is(rpc.ErrBusy):
+		return answer(CodeBusy, "Try again when earlier calls have ended.")
+	case is(rpc.ErrBadAnswer):
+		return answer(CodeDeviceError, "")
+	case is(rpc.ErrTimeout), is(context.DeadlineExceeded):
+		return answer(CodeTimeout, "What was asked for may still have happened. Check before you repeat it, or give it more time with --timeout.")
+
+	case is(pki.ErrClock):
+		return answer(CodeClockUntrusted, "Set the clock, for example with `timedatectl set-ntp true`.")
+	case is(pki.ErrProfile), is(pki.ErrCSR), is(pki.ErrWeakKey), is(pki.ErrReason):
+		return answer(CodeInvalid, "")
+	case is(pki.ErrNoCertificate), is(pki.ErrUnknownCertificate):
+		return answer(CodeUnknownCertificate, "`gatewayctl pki show` lists the certificates.")
+
+	case is(gateway.ErrNotFound):
+		return answer(CodeUnknownDevice, remedyDevices)
+	case is(gateway.ErrExists), is(gateway.ErrAttached):
+		return answer(CodeExists, "")
+	case is(gateway.ErrInvalid), is(firmware.ErrInvalid):
+		return answer(CodeInvalid, "")
+
+	case is(store.ErrFull), is(syscall.ENOSPC), is(syscall.EDQUOT):
+		return answer(CodeDiskFull, "Make room on the disk of the data directory.")
+	case is(store.ErrClosed), is(rpc.ErrClosed), is(context.Canceled):
+		return answer(CodeStopping, "") // or the client has left, or the server closes the connection
+	}
+	a.log.Error("operation failed", "operation", operation, "err", err)
+	return answer(CodeInternal, remedyLog)
+}
+
+const (
+	remedyDevices = "`gatewayctl device list` shows the registered devices."
+	remedyLog     = "See the gateway's log."
+)
+
+// fromDevice is the problem that a device's own error makes.
+func fromDevice(err error, remote *rpc.RemoteError) *Problem {
+	var p *Problem
+	switch remote.Code {
+	case rpc.CodeNoHandler:
+		p = NewProblem(CodeUnknownMethod, err.Error(), "Call RPC.List to see which methods the device has.")
+	default:
+		p = NewProblem(CodeDeviceError, err.Error(), "")
+	}
+	p.Device = &DeviceError{Code: remote.Code, Message: remote.Message}
+	p.cause = err
+	return p
+}
+
+// fromHuma turns an error that huma made, about a request that is wrong in itself, into a problem.
+func (a *API) fromHuma(m *huma.ErrorModel) *Problem {
+	code := CodeInvalid
+	switch m.Status {
+	case http.StatusRequestEntityTooLarge:
+		code = CodeTooLarge
+	case http.StatusRequestTimeout:
+		code = CodeTimeout
+	case http.StatusInternalServerError:
+		code = CodeInternal
+	}
+	p := NewProblem(code, m.Detail, "")
+	p.Status = m.Status
+	var details []string
+	for _, e := range m.Errors {
+		if e == nil {
+			continue
+		}
+		p.Fields = append(p.Fields, FieldError{Field: e.Location, Message: e.Message})
+		details = append(details, strings.TrimPrefix(e.Location+": "+e.Message, ": "))
+	}
+	if len(details) > 0 {
+		p.Detail = strings.Join(details, "; ")
+	}
+	return p
+}
+
+// write sends p where no operation of huma's is at work.
+func (a *API) write(w http.ResponseWriter, p *Problem) {
+	w.Header().Set("Content-Type", p.ContentType(""))
+	w.WriteHeader(p.Status)
+	if err := json.NewEncoder(w).Encode(p); err != nil {
+		a.log.Debug("answer not sent", "err", err)
+	}
+}
+
+// problemResponse documents how operations fail.
+func (a *API) problemResponse() *huma.Response {
+	schema := a.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[Problem](), true, "Problem")
+	return &huma.Response{
+		Description: "What failed, why, and what to do about it",
+		Content:     map[string]*huma.MediaType{"application/problem+json": {Schema: schema}},
+	}
+}
