@@ -65,6 +65,7 @@ const (
 	Topic                       // of Publish, RetainPublish, Receive, GetRetainedMessage
 	TopicFilter                 // of Subscribe
 	Thing                       // of the shadow and job actions; a named shadow's is THING/SHADOW
+	resources
 )
 
 // String returns the type as it stands in an ARN, with its slash.
@@ -81,8 +82,13 @@ func (r Resource) String() string {
 // across colons (IAM). The resource may contain colons either way.
 type arnPattern struct {
 	split bool
-	parts [arnParts]template // when split
-	rest  template           // the resource when split, else everything
+	parts [arnParts]matcher // when split
+	rest  matcher           // the resource when split, else everything
+
+	// What follows the type when split and the type is literal, as nearly always.
+	typed bool
+	typ   Resource
+	name  matcher
 }
 
 func newARNPattern(t template) arnPattern {
@@ -91,7 +97,7 @@ func newARNPattern(t template) arnPattern {
 	for i := range p.parts {
 		at := rest.colon()
 		if at.token == len(rest) {
-			return arnPattern{rest: t}
+			return arnPattern{rest: newMatcher(t)}
 		}
 		part := rest[:at.token:at.token]
 		if at.offset > 0 {
@@ -99,12 +105,19 @@ func newARNPattern(t template) arnPattern {
 		}
 		for _, k := range part {
 			if k.kind == literal && strings.Contains(k.text, "/") { // the colon belongs to a resource's name
-				return arnPattern{rest: t}
+				return arnPattern{rest: newMatcher(t)}
 			}
 		}
-		p.parts[i], rest = part, rest.from(position{at.token, at.offset + 1})
+		p.parts[i], rest = newMatcher(part), rest.from(position{at.token, at.offset + 1})
 	}
-	p.rest = rest
+	p.rest = newMatcher(rest)
+	if len(rest) > 0 && rest[0].kind == literal {
+		for typ := range resources {
+			if strings.HasPrefix(rest[0].text, typ.String()) {
+				p.typed, p.typ, p.name = true, typ, newMatcher(rest.from(position{0, len(typ.String())}))
+			}
+		}
+	}
 	return p
 }
 
@@ -120,22 +133,10 @@ func (t template) colon() position {
 	return position{token: len(t)}
 }
 
-// resolve puts values in the place of variables; see [template.resolve].
-func (p arnPattern) resolve(v *values) (arnPattern, string) {
-	var absent string
-	for i := range p.parts {
-		if p.parts[i], absent = p.parts[i].resolve(v); absent != "" {
-			return arnPattern{}, absent
-		}
-	}
-	p.rest, absent = p.rest.resolve(v)
-	return p, absent
-}
-
 // uses reports whether a variable stands in the pattern.
 func (p *arnPattern) uses(name string) bool {
-	for _, t := range append([]template{p.rest}, p.parts[:]...) {
-		for _, k := range t {
+	for _, m := range append([]matcher{p.rest}, p.parts[:]...) {
+		for _, k := range m.template {
 			if k.kind == variable && k.text == name {
 				return true
 			}
@@ -144,44 +145,51 @@ func (p *arnPattern) uses(name string) bool {
 	return false
 }
 
-// match reports whether the resolved pattern matches arn.
-func (p *arnPattern) match(arn string) bool {
+// missing names a variable of the pattern that is absent, "" if there is none.
+func (p *arnPattern) missing(v *values) string {
+	for i := range p.parts {
+		if absent := p.parts[i].missing(v); absent != "" {
+			return absent
+		}
+	}
+	return p.rest.missing(v)
+}
+
+// match reports whether the pattern, of which no variable is missing, matches arn.
+func (p *arnPattern) match(v *values, arn string) bool {
 	if p.split {
 		for i := range p.parts {
 			part, after, ok := strings.Cut(arn, ":")
-			if !ok || !p.parts[i].matches(part) {
+			if !ok || !p.parts[i].match(v, part) {
 				return false
 			}
 			arn = after
 		}
 	}
-	return p.rest.matches(arn)
+	return p.rest.match(v, arn)
 }
 
-// under returns globs that match exactly those names whose ARN the resolved pattern matches.
-func (p *arnPattern) under(prefix arnPrefix, r Resource) []glob {
+// under appends to globs those that together match exactly the names whose ARN the pattern
+// matches. No variable may be missing.
+func (p *arnPattern) under(globs []glob, v *values, prefix *arnPrefix, r Resource) []glob {
+	if p.typed && p.typ != r {
+		return globs
+	}
 	fixed := r.String()
 	if p.split {
 		for i := range p.parts {
-			if !p.parts[i].matches(prefix.parts[i]) {
-				return nil
+			if !p.parts[i].match(v, prefix.parts[i]) {
+				return globs
 			}
 		}
 	} else {
 		fixed = prefix.text + fixed
 	}
-	var globs []glob
-	for _, t := range p.rest.after(fixed) {
+	if p.typed {
+		return append(globs, p.name.bind(v))
+	}
+	for _, t := range p.rest.resolve(v).after(fixed) {
 		globs = append(globs, newGlob(t))
 	}
 	return globs
-}
-
-// matches reports whether t, which has no variables, matches s.
-func (t template) matches(s string) bool {
-	if len(t) == 1 && t[0].kind == star {
-		return true
-	}
-	g := newGlob(t)
-	return g.match(s)
 }

@@ -63,7 +63,7 @@ func (s *Set) Bind(ctx Context, prefix string) *Bound {
 			continue
 		}
 		if absent == "" {
-			absent = b.add(st, v, before)
+			absent = b.add(st, v, &before)
 		}
 		if absent != "" && st.effect == ExplicitDeny {
 			b.unresolved = append(b.unresolved, Unresolved{Policy: st.decision.Policy, Statement: st.decision.Statement, Variable: absent})
@@ -74,34 +74,28 @@ func (s *Set) Bind(ctx Context, prefix string) *Bound {
 
 // add adds the rules of a statement whose conditions hold. It returns a variable that is absent
 // in one of the resources, "" if there is none.
-func (b *Bound) add(st *named, v *values, prefix arnPrefix) (absent string) {
-	resources := make([]arnPattern, 0, len(st.resources))
-	for _, p := range st.resources {
-		r, missing := p.resolve(v)
-		if missing == "" {
-			resources = append(resources, r)
-			continue
-		}
-		if absent = missing; st.notResource {
-			return absent
+func (b *Bound) add(st *named, v *values, prefix *arnPrefix) (absent string) {
+	for i := range st.resources {
+		if missing := st.resources[i].missing(v); missing != "" {
+			absent = missing
 		}
 	}
-	var made [Thing]struct { // Client, Topic, TopicFilter: once for all their actions
+	if absent != "" && st.notResource {
+		return absent
+	}
+	var made [resources]struct { // once for all actions on one type
 		done  bool
 		globs []glob
 	}
 	for a := range mqttActions {
-		if !st.acts(a.name()) {
+		if !st.mqtt[a] {
 			continue
 		}
-		kind := a.resource()
-		if m := &made[kind]; !m.done {
-			m.done = true
-			for i := range resources {
-				m.globs = append(m.globs, resources[i].under(prefix, kind)...)
-			}
+		m := &made[a.resource()]
+		if !m.done {
+			m.done, m.globs = true, st.globs(v, prefix, a.resource(), absent != "")
 		}
-		r := rule{globs: made[kind].globs, not: st.notResource, decision: &st.decision}
+		r := rule{globs: m.globs, not: st.notResource, decision: &st.decision}
 		switch {
 		case len(r.globs) == 0 && !r.not:
 		case st.effect == ExplicitDeny:
@@ -111,6 +105,27 @@ func (b *Bound) add(st *named, v *values, prefix arnPrefix) (absent string) {
 		}
 	}
 	return absent
+}
+
+// globs compiles, for names of one type, the resources that have all their variables; incomplete
+// tells that not all do.
+func (st *statement) globs(v *values, prefix *arnPrefix, typ Resource, incomplete bool) []glob {
+	room := 0
+	for i := range st.resources {
+		if p := &st.resources[i]; !p.typed || p.typ == typ {
+			room++
+		}
+	}
+	if room == 0 {
+		return nil
+	}
+	globs := make([]glob, 0, room)
+	for i := range st.resources {
+		if p := &st.resources[i]; !incomplete || p.missing(v) == "" {
+			globs = p.under(globs, v, prefix, typ)
+		}
+	}
+	return globs
 }
 
 // Unresolved returns the Deny statements that are without effect for this connection.

@@ -49,7 +49,8 @@ const (
 
 // An operand is a value that stands in the policy.
 type operand struct {
-	text    template // string and ARN tests
+	text    matcher     // string and ARN tests
+	arn     *arnPattern // ARN tests
 	number  float64
 	truth   bool // Bool, Null
 	network netip.Prefix
@@ -117,7 +118,15 @@ const operatorsForPeople = "write StringEquals, StringLike, ArnLike, NumericEqua
 func parseOperand(t test, s string, variables bool) (v operand, err error) {
 	switch t {
 	case stringEquals, stringEqualsFold, stringLike, arnLike:
-		v.text, err = parseTemplate(s, variables)
+		var text template
+		if text, err = parseTemplate(s, variables); err != nil {
+			return v, err
+		}
+		v.text = newMatcher(text)
+		if t == arnLike {
+			p := newARNPattern(text)
+			v.arn = &p
+		}
 	case numericEquals, numericLess, numericLessEquals, numericGreater, numericGreaterEquals:
 		var ok bool
 		if v.number, ok = parseNumber(s); !ok {
@@ -185,16 +194,14 @@ func parseNetwork(s string) (netip.Prefix, bool) {
 // holds reports whether the condition is met. A variable in one of its values that is absent
 // makes the statement not match, whatever the operator (reference §5.5); it is then named.
 func (c *condition) holds(v *values) (ok bool, absent string) {
-	operands := make([]operand, len(c.values))
-	copy(operands, c.values)
-	for i := range operands {
-		if operands[i].text, absent = operands[i].text.resolve(v); absent != "" {
+	for i := range c.values {
+		if absent = c.values[i].missing(v); absent != "" {
 			return false, absent
 		}
 	}
 	have := v.byKey[c.key]
 	if c.op.test == isNull {
-		return matchesNull(operands, len(have) == 0), ""
+		return matchesNull(c.values, len(have) == 0), ""
 	}
 	if len(have) == 0 { // a key with an empty list is as good as absent
 		switch {
@@ -207,7 +214,7 @@ func (c *condition) holds(v *values) (ok bool, absent string) {
 	}
 	hits := 0
 	for _, s := range have {
-		if c.op.matchesAny(operands, s) {
+		if c.op.test.matchesAny(c.values, v, s) {
 			hits++
 		}
 	}
@@ -226,6 +233,9 @@ func (c *condition) holds(v *values) (ok bool, absent string) {
 	return (hits > 0) != c.op.negated, ""
 }
 
+// missing names a variable of the operand that is absent, "" if there is none.
+func (o *operand) missing(v *values) string { return o.text.missing(v) }
+
 func matchesNull(operands []operand, null bool) bool {
 	for _, want := range operands {
 		if want.truth == null {
@@ -237,26 +247,30 @@ func matchesNull(operands []operand, null bool) bool {
 
 // matchesAny reports whether s passes the test against one of the operands, before negation.
 // What is not of the operator's type passes none.
-func (o operator) matchesAny(operands []operand, s string) bool {
+func (t test) matchesAny(operands []operand, v *values, s string) bool {
 	for i := range operands {
-		if o.test.matches(&operands[i], s) {
+		if t.matches(&operands[i], v, s) {
 			return true
 		}
 	}
 	return false
 }
 
-func (t test) matches(want *operand, s string) bool {
+func (t test) matches(want *operand, v *values, s string) bool {
 	switch t {
-	case stringEquals:
-		return want.text.text() == s
-	case stringEqualsFold:
-		return strings.EqualFold(want.text.text(), s)
+	case stringEquals, stringEqualsFold:
+		text := want.text.template
+		if want.text.variables {
+			text = text.resolve(v)
+		}
+		if t == stringEqualsFold {
+			return strings.EqualFold(text.text(), s)
+		}
+		return text.text() == s
 	case stringLike:
-		return want.text.matches(s)
+		return want.text.match(v, s)
 	case arnLike:
-		p := newARNPattern(want.text)
-		return p.match(s)
+		return want.arn.match(v, s)
 	case boolEquals:
 		truth, ok := parseTruth(s)
 		return ok && truth == want.truth

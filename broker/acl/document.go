@@ -249,7 +249,7 @@ func (p *parser) operands(m *member, t test, effect Effect) []operand {
 			p.fail(item.at, err.Error(), t.remedy())
 			continue
 		}
-		p.lintTemplate(item, v.text, effect)
+		p.lintTemplate(item, v.text.template, effect)
 		out = append(out, v)
 	}
 	return out

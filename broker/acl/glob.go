@@ -9,7 +9,7 @@ import (
 type glob struct {
 	form   globForm
 	text   string  // all of it, or what stands before the only star
-	pieces []piece // form pieces: what stands between the stars
+	pieces []piece // what stands between the stars
 }
 
 type globForm byte
@@ -22,10 +22,9 @@ const (
 
 // A piece is a run without stars.
 type piece struct {
+	text   string   // when tokens is nil
 	tokens template // literals and ones
-	text   string   // when plain
-	plain  bool     // at most one literal
-	runes  int      // its length in characters
+	runes  int      // length in characters, when it has tokens
 }
 
 func newGlob(t template) glob {
@@ -39,7 +38,13 @@ func newGlob(t template) glob {
 	case len(t) == 2 && t[0].kind == literal && t[1].kind == star:
 		return glob{form: startWith, text: t[0].text}
 	}
-	g := glob{form: inPieces}
+	stars := 0
+	for _, k := range t {
+		if k.kind == star {
+			stars++
+		}
+	}
+	g := glob{form: inPieces, pieces: make([]piece, 0, stars+1)}
 	start := 0
 	for i, k := range t {
 		if k.kind == star {
@@ -52,16 +57,19 @@ func newGlob(t template) glob {
 }
 
 func newPiece(t template) piece {
-	p := piece{tokens: t, plain: len(t) == 0 || len(t) == 1 && t[0].kind == literal}
+	switch {
+	case len(t) == 0:
+		return piece{}
+	case len(t) == 1 && t[0].kind == literal:
+		return piece{text: t[0].text}
+	}
+	p := piece{tokens: t}
 	for _, k := range t {
 		if k.kind == one {
 			p.runes++
 		} else {
 			p.runes += utf8.RuneCountInString(k.text)
 		}
-	}
-	if p.plain && len(t) == 1 {
-		p.text = t[0].text
 	}
 	return p
 }
@@ -92,7 +100,7 @@ func (g *glob) match(s string) bool {
 
 // at returns how many bytes of s the piece takes at its start.
 func (p *piece) at(s string) (int, bool) {
-	if p.plain {
+	if p.tokens == nil {
 		return len(p.text), strings.HasPrefix(s, p.text)
 	}
 	n := 0
@@ -115,7 +123,7 @@ func (p *piece) at(s string) (int, bool) {
 
 // find returns where the first occurrence of the piece in s ends.
 func (p *piece) find(s string) (int, bool) {
-	if p.plain {
+	if p.tokens == nil {
 		i := strings.Index(s, p.text)
 		return i + len(p.text), i >= 0
 	}
@@ -131,7 +139,7 @@ func (p *piece) find(s string) (int, bool) {
 
 // ends reports whether s ends with the piece.
 func (p *piece) ends(s string) bool {
-	if p.plain {
+	if p.tokens == nil {
 		return strings.HasSuffix(s, p.text)
 	}
 	start := len(s)

@@ -126,7 +126,7 @@ func (p *parser) lintResource(item node, pattern *arnPattern, s *statement) {
 	if s.notAction || s.notResource {
 		return
 	}
-	rest := pattern.rest
+	rest := pattern.rest.template
 	if !pattern.split || len(rest) == 0 || rest[0].kind != literal {
 		return
 	}

@@ -59,7 +59,8 @@ type Set struct{ statements []named }
 
 type named struct {
 	statement
-	decision Decision // when it matches
+	decision Decision          // when it matches
+	mqtt     [mqttActions]bool // which of them it speaks of
 }
 
 // Compile joins documents into a Set. Without any, the Set refuses everything.
@@ -67,7 +68,11 @@ func Compile(docs ...Named) *Set {
 	s := &Set{}
 	for _, d := range docs {
 		for _, st := range d.Doc.statements {
-			s.statements = append(s.statements, named{st, Decision{Effect: st.effect, Policy: d.Name, Statement: st.name}})
+			n := named{statement: st, decision: Decision{Effect: st.effect, Policy: d.Name, Statement: st.name}}
+			for a := range mqttActions {
+				n.mqtt[a] = st.acts(a.name())
+			}
+			s.statements = append(s.statements, n)
 		}
 	}
 	return s
@@ -126,15 +131,15 @@ const conditionFails = "-"
 // covers reports whether the statement speaks of a resource, given as a full ARN.
 func (st *statement) covers(arn string, v *values) bool {
 	hit := false
-	for _, p := range st.resources {
-		r, absent := p.resolve(v)
-		if absent != "" {
+	for i := range st.resources {
+		p := &st.resources[i]
+		if p.missing(v) != "" {
 			if st.notResource {
 				return false
 			}
 			continue
 		}
-		hit = hit || r.match(arn)
+		hit = hit || p.match(v, arn)
 	}
 	return hit != st.notResource
 }

@@ -83,25 +83,82 @@ func (t template) hasVariables() bool {
 	return false
 }
 
-// resolve puts values in the place of variables. A value is literal text: what it contains is
-// neither a wildcard nor a variable (reference §5.5). The second result names the first variable
-// that is absent, "" if there is none.
-func (t template) resolve(v *values) (template, string) {
+// missing names the first variable of t that is absent, "" if there is none.
+func (t template) missing(v *values) string {
+	for _, k := range t {
+		if k.kind == variable {
+			if _, ok := v.variable(k.text); !ok {
+				return k.text
+			}
+		}
+	}
+	return ""
+}
+
+// resolve puts values in the place of variables, none of which may be missing. A value is
+// literal text: what it contains is neither a wildcard nor a variable (reference §5.5).
+func (t template) resolve(v *values) template {
 	if !t.hasVariables() {
-		return t, ""
+		return t
 	}
 	out := make(template, 0, len(t))
 	for _, k := range t {
 		if k.kind == variable {
-			text, ok := v.variable(k.text)
-			if !ok {
-				return nil, k.text
-			}
-			k = token{literal, text}
+			k.kind = literal
+			k.text, _ = v.variable(k.text)
 		}
 		out = out.append(k)
 	}
-	return out, ""
+	return out
+}
+
+// A matcher is a template that is compiled as far as it can be without a context.
+type matcher struct {
+	template
+	variables bool
+	compiled  glob // when it has no variables
+}
+
+func newMatcher(t template) matcher {
+	m := matcher{template: t, variables: t.hasVariables()}
+	if !m.variables {
+		m.compiled = newGlob(t)
+	}
+	return m
+}
+
+// bind compiles m with the values of its variables, none of which may be missing.
+func (m *matcher) bind(v *values) glob {
+	if !m.variables {
+		return m.compiled
+	}
+	// Most templates are text with at most one star, at the end.
+	text, form := m.template, exactly
+	if last := len(text) - 1; text[last].kind == star {
+		text, form = text[:last], startWith
+	}
+	var parts [8]string
+	join := parts[:0]
+	for _, k := range text {
+		switch k.kind {
+		case literal:
+			join = append(join, k.text)
+		case variable:
+			value, _ := v.variable(k.text)
+			join = append(join, value)
+		default:
+			return newGlob(m.resolve(v))
+		}
+	}
+	return glob{form: form, text: strings.Join(join, "")}
+}
+
+func (m *matcher) match(v *values, s string) bool {
+	if !m.variables {
+		return m.compiled.match(s)
+	}
+	g := m.bind(v)
+	return g.match(s)
 }
 
 // text returns t as plain text, in which * and ? stand for themselves.
@@ -123,6 +180,26 @@ func (t template) text() string {
 // canonicalKey returns the form in which names of condition keys and variables are compared.
 // They are not case-sensitive (IAM), but for the name of an attribute in brackets.
 func canonicalKey(name string) string {
+	switch name { // as everybody writes them, without an allocation
+	case "iot:ClientId":
+		return "iot:clientid"
+	case "aws:SourceIp":
+		return "aws:sourceip"
+	case "iot:DomainName":
+		return "iot:domainname"
+	case "iot:ConnectAttributes":
+		return "iot:connectattributes"
+	case "iot:LastWillTopic":
+		return "iot:lastwilltopic"
+	case "iot:Connection.Thing.ThingName":
+		return "iot:connection.thing.thingname"
+	case "iot:Connection.Thing.ThingTypeName":
+		return "iot:connection.thing.thingtypename"
+	case "iot:Connection.Thing.IsAttached":
+		return "iot:connection.thing.isattached"
+	case "iot:Certificate.Subject.CommonName":
+		return "iot:certificate.subject.commonname"
+	}
 	open := strings.IndexByte(name, '[')
 	if open < 0 {
 		return strings.ToLower(name)
