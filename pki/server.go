@@ -26,6 +26,7 @@ const (
 type ServerOptions struct {
 	Names    func() ([]string, []net.IP, error) // host names and addresses; nil means LocalNames
 	Interval time.Duration                      // how often Run asks for them; 0 means 30s
+	Lifetime time.Duration                      // of certificates; 0 means Options.LeafLifetime
 	OnRenew  func(*Certificate)                 // called after a new certificate is in use; must not block
 }
 
@@ -217,7 +218,7 @@ func (s *Server) replace(ctx context.Context, names []string, ips []net.IP) erro
 		return err
 	}
 	cert, err := s.a.Issue(ctx, Request{
-		Profile: ProfileServer, PublicKey: key.Public(), DNSNames: names, IPs: ips,
+		Profile: ProfileServer, PublicKey: key.Public(), DNSNames: names, IPs: ips, Lifetime: s.opts.Lifetime,
 		Also: func(tx *store.Tx, cert *Certificate) error {
 			return store.PutJSON(stateBucket(tx), keyServer, serverRow{ID: cert.ID, Key: key.Name()})
 		},

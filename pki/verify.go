@@ -81,3 +81,13 @@ func (a *Authority) chain(leaf *x509.Certificate) error {
 	}
 	return nil
 }
+
+// Active reports whether cert is neither revoked nor, by a clock that can be trusted, past its end.
+func (a *Authority) Active(cert *Certificate) bool {
+	current, ok := a.Lookup(cert.ID)
+	if !ok || current.Revoked != nil {
+		return false
+	}
+	status := a.clock.Status()
+	return !status.Trusted || !status.Now.After(current.NotAfter)
+}
