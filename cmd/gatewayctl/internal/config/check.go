@@ -22,6 +22,9 @@ func check(cfg *Config, d *decoder) {
 	for name, l := range cfg.Listeners {
 		c.listener("listeners."+name, name, l)
 	}
+	c.between("sessions.max_messages", int64(cfg.Sessions.MaxMessages), 1, 1<<31, "at least 1")
+	c.between("sessions.max_bytes", int64(cfg.Sessions.MaxBytes), 1<<10, 1<<40, "at least 1KiB")
+	c.choice("sessions.when_full", cfg.Sessions.WhenFull, "drop-oldest", "drop-newest")
 	c.between("limits.max_packet", int64(cfg.Limits.MaxPacket), 1<<10, 256<<20, "1KiB to 256MiB")
 	c.between("limits.max_clients", int64(cfg.Limits.MaxClients), 1, 1_000_000, "1 to 1000000")
 	c.between("limits.max_per_address", int64(cfg.Limits.MaxPerAddress), 1, 1_000_000, "1 to 1000000")
@@ -90,35 +93,43 @@ func (c *checker) listener(path, name string, l Listener) {
 	if l.PasswordFile != "" && l.Type != "mqtt" {
 		c.add(path+".password_file", "only a listener of type mqtt takes one")
 	}
-	if l.Type == "unix" {
-		if l.Address == "" {
-			c.add(path+".address", "give the path of the socket")
+	if why := l.Check(name); why != "" {
+		at := path
+		if _, ok := c.d.at[path+".address"]; ok {
+			at = path + ".address"
 		}
-		return
-	}
-	if why := badAddress(l.Address, true); why != "" {
-		c.add(path+".address", "%s", why)
-		return
-	}
-	if l.Type == "mqtt" && l.PasswordFile == "" && !IsLoopback(l.Address) {
-		c.add(path, "a plain listener on other than loopback needs a password_file, or use type mqtts")
-	}
-	if (name == "https" && l.Type != "https") || (name == "mqtt" && l.Type != "mqtts") {
-		c.add(path+".type", "the listener called %s is of type %s: give yours another name", name, map[string]string{"https": "https", "mqtt": "mqtts"}[name])
+		c.add(at, "%s", why)
 	}
 }
 
+// Check says what is wrong with the listener called name, "" if nothing is.
+func (l Listener) Check(name string) string {
+	if l.Type == "unix" {
+		if l.Address == "" {
+			return "give the path of the socket"
+		}
+		return ""
+	}
+	if why := badAddress(l.Address); why != "" {
+		return why
+	}
+	if l.Type == "mqtt" && l.PasswordFile == "" && !IsLoopback(l.Address) {
+		return "a plain listener on other than loopback needs a password_file, or use type mqtts"
+	}
+	if want := map[string]Choice{"https": "https", "mqtt": "mqtts"}[name]; want != "" && l.Type != want {
+		return fmt.Sprintf("the listener called %s is of type %s: give yours another name", name, want)
+	}
+	return ""
+}
+
 // badAddress says what is wrong with a host:port, "" if nothing is.
-func badAddress(address string, anyHost bool) string {
-	host, port, err := net.SplitHostPort(address)
+func badAddress(address string) string {
+	_, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return fmt.Sprintf("%q is not host:port, such as :8883 or 127.0.0.1:1883", address)
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || (!anyHost && n == 0) {
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		return fmt.Sprintf("%q has no port from 0 to 65535", address)
-	}
-	if host == "" && !anyHost {
-		return fmt.Sprintf("%q names no host", address)
 	}
 	return ""
 }
@@ -145,7 +156,7 @@ func (c *checker) upstream(path string, u Upstream) {
 		c.add(path+".password_file", "needs a username")
 	}
 	if u.KeepAlive != 0 {
-		c.duration(path+".keepalive", u.KeepAlive, 5*time.Second, 20*time.Minute)
+		c.duration(path+".keepalive", u.KeepAlive, time.Second, 30*time.Second)
 	}
 	if u.MaxInFlight < 0 || u.MaxInFlight > 65535 {
 		c.add(path+".max_in_flight", "must be 1 to 65535 (0 or absent: the default)")
@@ -159,8 +170,8 @@ func (c *checker) upstream(path string, u Upstream) {
 		if r.Local == "" {
 			c.add(p+".local", "give the local filter, such as +/data")
 		}
-		if r.QoS != nil && (*r.QoS < 0 || *r.QoS > 2) {
-			c.add(p+".qos", "must be 0, 1 or 2")
+		if r.QoS != nil && (*r.QoS < 0 || *r.QoS > 1) {
+			c.add(p+".qos", "must be 0 or 1")
 		}
 		if r.WhenFull != "" {
 			c.choice(p+".when_full", r.WhenFull, "drop-oldest", "drop-newest", "block")

@@ -25,6 +25,7 @@ import (
 type Config struct {
 	Listeners  map[string]Listener `yaml:"listeners"`
 	Durability Choice              `yaml:"durability"`
+	Sessions   Sessions            `yaml:"sessions"`
 	Limits     Limits              `yaml:"limits"`
 	Store      Store               `yaml:"store"`
 	PKI        PKI                 `yaml:"pki"`
@@ -40,6 +41,13 @@ type Listener struct {
 	Type         Choice `yaml:"type"`
 	Address      string `yaml:"address"`       // host:port, or a path for unix
 	PasswordFile string `yaml:"password_file"` // mqtt on other than loopback: user:bcrypt lines
+}
+
+// Sessions bound what waits for one client that is away or slow.
+type Sessions struct {
+	MaxMessages int    `yaml:"max_messages"`
+	MaxBytes    Size   `yaml:"max_bytes"`
+	WhenFull    Choice `yaml:"when_full"` // drop-oldest, drop-newest
 }
 
 // Limits bound what one peer may cost.
@@ -98,15 +106,16 @@ type Upstream struct {
 
 // A Rule forwards the topics of one filter.
 type Rule struct {
-	Name         string `yaml:"name"` // "" means local filter and direction
-	Local        string `yaml:"local"`
-	Direction    Choice `yaml:"direction"` // up, down, both
-	RemotePrefix string `yaml:"remote_prefix"`
-	LocalPrefix  string `yaml:"local_prefix"`
-	QoS          *int   `yaml:"qos"`
-	MaxMessages  int64  `yaml:"max_messages"` // bound of the rule's queue
-	MaxBytes     Size   `yaml:"max_bytes"`
-	WhenFull     Choice `yaml:"when_full"` // drop-oldest, drop-newest, block
+	Name             string `yaml:"name"` // "" means local filter and direction
+	Local            string `yaml:"local"`
+	Direction        Choice `yaml:"direction"` // up, down, both
+	RemotePrefix     string `yaml:"remote_prefix"`
+	RemotePrefixDown string `yaml:"remote_prefix_down"` // of direction both: the one on the way down, if it is another
+	LocalPrefix      string `yaml:"local_prefix"`
+	QoS              *int   `yaml:"qos"`          // 0 or 1; absent means 1
+	MaxMessages      int64  `yaml:"max_messages"` // bound of the rule's queue
+	MaxBytes         Size   `yaml:"max_bytes"`
+	WhenFull         Choice `yaml:"when_full"` // drop-oldest, drop-newest, block
 }
 
 // Log says what is logged and how.
@@ -156,6 +165,7 @@ func Default() Config {
 			"https": {Type: "https", Address: ":8443"},
 		},
 		Durability: "always",
+		Sessions:   Sessions{MaxMessages: 100_000, MaxBytes: 64 << 20, WhenFull: "drop-oldest"},
 		Limits:     Limits{MaxPacket: 256 << 10, MaxClients: 10_000, MaxPerAddress: 1_000, Handshake: 10 * time.Second},
 		Store:      Store{MaxLog: 1 << 30, MaxFirmware: 256 << 20},
 		PKI:        PKI{DeviceLifetime: 365 * 24 * time.Hour, ServerLifetime: 90 * 24 * time.Hour},

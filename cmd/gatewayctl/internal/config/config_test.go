@@ -50,8 +50,8 @@ func TestExampleUncommented(t *testing.T) {
 	if got := len(cfg.Listeners); got != 5 {
 		t.Errorf("%d listeners in the uncommented example, want 5", got)
 	}
-	if len(cfg.Bridge.Upstreams) != 1 || len(cfg.Bridge.Upstreams[0].Rules) != 2 {
-		t.Errorf("bridge in the uncommented example: %+v, want one upstream with two rules", cfg.Bridge)
+	if len(cfg.Bridge.Upstreams) != 1 || len(cfg.Bridge.Upstreams[0].Rules) != 3 {
+		t.Errorf("bridge in the uncommented example: %+v, want one upstream with three rules", cfg.Bridge)
 	}
 	if got := cfg.Bridge.Upstreams[0].Rules[0].MaxBytes; got != 512<<20 {
 		t.Errorf("max_bytes = %d, want 512MiB", got)
@@ -87,14 +87,14 @@ bridge:
 		`g.yaml:1:13: durability: "sometimes" is not one of always, second, never`,
 		`g.yaml:2:1: unknown key listners (did you mean listeners?)`,
 		`g.yaml:4:32: listeners.mqtt.address: "8883" is not host:port`,
-		`g.yaml:5:8: listeners.lan: a plain listener on other than loopback needs a password_file`,
+		`g.yaml:5:30: listeners.lan.address: a plain listener on other than loopback needs a password_file`,
 		`g.yaml:7:14: limits.handshake: "10" is not a duration`,
 		`g.yaml:8:15: limits.max_packet: "1 parsec" is not a size`,
 		`g.yaml:9:16: limits.max_clients: "many" is not a whole number`,
 		`g.yaml:10:18: mdns.announce: "perhaps" is neither true nor false`,
 		`g.yaml:14:12: bridge.upstreams[0].url: keep credentials out of the URL`,
 		`bridge.upstreams[0].rules[0].direction: "sideways" is not one of up, down, both`,
-		`bridge.upstreams[0].rules[0].qos: must be 0, 1 or 2`,
+		`bridge.upstreams[0].rules[0].qos: must be 0 or 1`,
 		`two upstreams are called "cloud"`,
 		`scheme "ftp" is not one of mqtt, mqtts`,
 		`an upstream without rules forwards nothing`,

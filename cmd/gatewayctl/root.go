@@ -1,0 +1,107 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// app is what all commands share: where they read and write, and how they reach the gateway.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+
+	data, socket       string // where the gateway is, on this machine
+	url, cert, key, ca string // or on another one
+	json               bool
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "gatewayctl",
+		Short: "Device gateway: MQTT broker with its own CA, RPC, shadows, firmware, bridge",
+		Long: "gatewayctl turns this machine into a device gateway.\n\n" +
+			"`gatewayctl serve` runs it; the other commands talk to a running one.",
+		Version:       version,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          usageArgs(cobra.NoArgs),
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
+	root.CompletionOptions.HiddenDefaultCmd = false
+	f := root.PersistentFlags()
+	f.StringVar(&a.data, "data", "./data", "data directory of the gateway on this machine")
+	f.StringVar(&a.socket, "socket", "", "admin socket (default: the one in the data directory)")
+	f.StringVar(&a.url, "url", "", "gateway on another machine, such as https://hub.local:8443")
+	f.StringVar(&a.cert, "cert", "", "administrator's certificate, for --url")
+	f.StringVar(&a.key, "key", "", "administrator's private key, for --url")
+	f.StringVar(&a.ca, "ca", "", "the gateway's CA certificate, for --url")
+	f.BoolVar(&a.json, "json", false, "print JSON")
+	root.AddCommand(
+		a.serveCmd(), a.demoCmd(), a.waitCmd(), a.statusCmd(),
+		a.provisionCmd(), a.discoverCmd(), a.deviceCmd(), a.callCmd(),
+		a.pubCmd(), a.subCmd(), a.eventsCmd(), a.bridgeCmd(),
+		a.firmwareCmd(), a.pkiCmd(), a.simCmd(), a.manCmd(),
+	)
+	return root
+}
+
+// usageArgs makes what check finds wrong a usage error, with the right exit code.
+func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := check(cmd, args); err != nil {
+			return usage(cmd, err)
+		}
+		return nil
+	}
+}
+
+// group is a command that only holds others.
+func group(use, short string, sub ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Args: usageArgs(cobra.NoArgs), RunE: func(cmd *cobra.Command, _ []string) error {
+		return usage(cmd, fmt.Errorf("%s needs a command", cmd.CommandPath()))
+	}}
+	cmd.AddCommand(sub...)
+	return cmd
+}
+
+// printJSON writes v as one indented JSON document.
+func (a *app) printJSON(v any) error {
+	enc := json.NewEncoder(a.stdout)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// printLine writes v as one line of JSON, for output that goes on.
+func (a *app) printLine(v any) error {
+	enc := json.NewEncoder(a.stdout)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
+}
+
+// table aligns tab-separated columns.
+func (a *app) table(fill func(w io.Writer)) error {
+	w := tabwriter.NewWriter(a.stdout, 0, 4, 2, ' ', 0)
+	fill(w)
+	return w.Flush()
+}
+
+// note tells a person something beside the output proper; scripts that read JSON do not want it.
+func (a *app) note(format string, args ...any) {
+	if !a.json {
+		fmt.Fprintf(a.stderr, format+"\n", args...)
+	}
+}
+
+// onTerminal reports whether w is a terminal, where progress may be drawn.
+func onTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
