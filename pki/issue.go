@@ -53,7 +53,7 @@ type Certificate struct {
 	NotBefore  time.Time         `json:"not_before"`
 	NotAfter   time.Time         `json:"not_after"`
 	Issued     time.Time         `json:"issued"`
-	DER        []byte            `json:"der"`
+	DER        []byte            `json:"-"`                 // the certificate itself
 	Revoked    *Revocation       `json:"revoked,omitempty"` // nil: not revoked
 }
 
@@ -125,6 +125,9 @@ func (a *Authority) issue(ctx context.Context, req Request) (*Certificate, error
 		if certificateBucket(tx).Get([]byte(cert.ID)) != nil {
 			return fmt.Errorf("certificate %s is on record already", cert.ID)
 		}
+		if err := derBucket(tx).Put([]byte(cert.ID), cert.DER); err != nil {
+			return err
+		}
 		if err := putCertificates(tx, cert); err != nil {
 			return err
 		}
@@ -182,6 +185,7 @@ func (a *Authority) certify(req Request, granted rules, pub crypto.PublicKey, no
 	}, nil
 }
 
+// putCertificates writes what is on record about certs; the certificates themselves never change.
 func putCertificates(tx *store.Tx, certs ...*Certificate) error {
 	for _, c := range certs {
 		if err := store.PutJSON(certificateBucket(tx), c.ID, c); err != nil {

@@ -19,7 +19,9 @@ import (
 )
 
 // Schema is what this package keeps in the store: ("pki", "state") holds single rows,
-// ("pki", "certificates") every certificate that was ever issued, by its ID.
+// ("pki", "certificates") what is known of every certificate that was ever issued, by its ID;
+// ("pki", "der") the certificate itself, apart because it would make rows slow to read and dear to
+// change.
 func Schema() store.Schema {
 	return store.Schema{Name: "pki"}
 }
@@ -34,6 +36,7 @@ const (
 
 func stateBucket(tx *store.Tx) *store.Bucket       { return tx.Bucket("pki", "state") }
 func certificateBucket(tx *store.Tx) *store.Bucket { return tx.Bucket("pki", "certificates") }
+func derBucket(tx *store.Tx) *store.Bucket         { return tx.Bucket("pki", "der") }
 
 type clockRow struct {
 	Recorded time.Time `json:"recorded"`
@@ -167,6 +170,9 @@ func (a *Authority) load() error {
 			cert := new(Certificate)
 			if err := json.Unmarshal(v, cert); err != nil {
 				return fmt.Errorf("certificate %s in the store: %w", k, err)
+			}
+			if cert.DER = derBucket(tx).Get(k); cert.DER == nil {
+				return fmt.Errorf("certificate %s in the store: its DER encoding is missing", k)
 			}
 			a.index.put(cert)
 			return nil
