@@ -7,13 +7,19 @@ import (
 	"gatewayctl/broker/mqtt"
 )
 
-// checkTogether compares sound rules with each other: echoes are refused; what only may loop,
-// and what only doubles messages, gets a warning.
+// checkTogether compares sound rules with each other. A rule of which everything would come back
+// is refused; what only partly comes back is kept from going up. What may loop beyond what can be
+// seen from here, and what doubles messages, gets a warning.
 func checkTogether(all []checked) (problems, warnings []*Problem) {
 	for i, a := range all {
 		for j, b := range all {
-			if a.echoes(b) {
+			switch {
+			case !a.echoes(b):
+			case covers(b.RemoteFilter(), a.sends()):
 				problems = append(problems, a.echoProblem(b))
+			default:
+				a.Mapping.echoes = append(a.Mapping.echoes, b.RemoteFilter())
+				warnings = append(warnings, a.echoWarning(b))
 			}
 			if i < j {
 				warnings = append(warnings, a.doubles(b)...)
@@ -54,13 +60,26 @@ func (up checked) echoProblem(down checked) *Problem {
 				"give the way down a prefix of its own, such as remote_prefix: %q with remote_prefix_down: %q, or write two rules, one up and one down, with these prefixes",
 			up.rule.RemotePrefix+"up/", up.rule.RemotePrefix+"down/")
 	}
-	other := fmt.Sprintf("rule %q", down.rule.Name)
-	if down.upstream != up.upstream {
-		other = fmt.Sprintf("rule %q of upstream %q, which is the same broker,", down.rule.Name, down.upstream.Name)
+	return up.problem("remote_prefix", "everything that it sends to %q comes back by %s from %q: %s",
+		string(up.sends()), down.named(up), string(down.RemoteFilter()), up.remedy(down))
+}
+
+func (up checked) echoWarning(down checked) *Problem {
+	return up.problem("remote_prefix", "some of what matches %q would come back by %s from %q and so is not sent; to send it, %s",
+		string(up.sends()), down.named(up), string(down.RemoteFilter()), up.remedy(down))
+}
+
+// named names a rule as seen from another.
+func (c checked) named(from checked) string {
+	if c.upstream == from.upstream {
+		return fmt.Sprintf("rule %q", c.rule.Name)
 	}
-	return up.problem("remote_prefix",
-		"what it sends to %q comes back by %s from %q: give the two rules remote prefixes of which none begins with the other, such as %q and %q",
-		string(up.sends()), other, string(down.RemoteFilter()), up.rule.RemotePrefix+"up/", down.downPrefix+"down/")
+	return fmt.Sprintf("rule %q of upstream %q, which is the same broker,", c.rule.Name, c.upstream.Name)
+}
+
+func (up checked) remedy(down checked) string {
+	return fmt.Sprintf("give the two rules remote prefixes of which none begins with the other, such as %q and %q",
+		up.rule.RemotePrefix+"up/", down.downPrefix+"down/")
 }
 
 // doubles warns of two rules that forward the same message to the same topic.
@@ -156,6 +175,25 @@ func overlap(f, g mqtt.Filter) bool {
 		case i == len(a) || i == len(b):
 			return len(a) == len(b)
 		case a[i] != b[i] && a[i] != "+" && b[i] != "+":
+			return false
+		}
+	}
+}
+
+// covers reports whether every topic that matches g matches f too. It may say false where a prefix
+// makes it so, never true where it is not.
+func covers(f, g mqtt.Filter) bool {
+	a, b := strings.Split(string(f), "/"), strings.Split(string(g), "/")
+	if dollar(b[0]) && wildcard(a[0]) { // [MQTT-4.7.2-1]
+		return false
+	}
+	for i := 0; ; i++ {
+		switch {
+		case i < len(a) && a[i] == "#":
+			return true
+		case i == len(a) || i == len(b):
+			return len(a) == len(b)
+		case b[i] == "#", a[i] != b[i] && a[i] != "+":
 			return false
 		}
 	}

@@ -14,10 +14,12 @@
 // # Loops
 //
 // The bridge never sends what came from a broker back to that broker ([Set.Siblings] tells which
-// upstreams are one broker). What is left to forbid is the echo: a topic that one rule sends up and another rule of the same broker brings
-// down again. [Compile] refuses every set in which that can happen; without an echo each message
-// visits the gateway and every broker at most once, which a property test checks on random sets.
-// No Local (MQTT 5.0 §3.8.3.1) rules the echo out within one connection; MQTT 3.1.1 lacks it.
+// upstreams are one broker). What is left is the echo: a topic that one rule sends up and another
+// rule of the same broker brings down again. [Mapping.Up] does not send such a topic. [Compile]
+// refuses a rule of which nothing would be left, and warns where only some topics are concerned.
+// So each message visits the gateway and every broker at most once, which a property test checks
+// on random sets. No Local (MQTT 5.0 §3.8.3.1) rules the echo out within one connection; MQTT
+// 3.1.1 lacks it.
 package rules
 
 import (
@@ -87,6 +89,7 @@ func (p *Problem) Error() string {
 type Mapping struct {
 	rule       Rule
 	downPrefix string
+	echoes     []mqtt.Filter // what rules of the same broker would bring straight back
 }
 
 // Name returns the name of the rule, never "".
@@ -114,10 +117,33 @@ func (m *Mapping) RemoteFilter() mqtt.Filter {
 // Up returns the upstream's name for a local topic, or false if the rule does not send it up.
 // topic must be valid.
 func (m *Mapping) Up(topic string) (remote string, ok bool) {
+	remote, ok = m.up(topic)
+	if ok && m.comesBack(remote) {
+		return "", false
+	}
+	return remote, ok
+}
+
+// Echo reports whether the rule would send a local topic up if it did not come straight back.
+func (m *Mapping) Echo(topic string) bool {
+	remote, ok := m.up(topic)
+	return ok && m.comesBack(remote)
+}
+
+func (m *Mapping) up(topic string) (remote string, ok bool) {
 	if !m.rule.Direction.up() {
 		return "", false
 	}
 	return m.move(topic, m.rule.LocalPrefix, m.rule.RemotePrefix)
+}
+
+func (m *Mapping) comesBack(remote string) bool {
+	for _, f := range m.echoes {
+		if f.Match(remote) {
+			return true
+		}
+	}
+	return false
 }
 
 // Down returns the local name for a topic of the upstream, or false if the rule does not bring

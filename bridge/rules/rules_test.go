@@ -66,6 +66,26 @@ func TestMapping(t *testing.T) {
 	}
 }
 
+func TestEchoIsNotSent(t *testing.T) {
+	t.Parallel()
+	set, err := rules.Compile(rules.Upstream{Name: "cloud", Rules: []rules.Rule{
+		{Local: "+/data", Direction: rules.Up, RemotePrefix: "site-1/", QoS: 1},
+		{Local: "commands/#", Direction: rules.Down, RemotePrefix: "site-1/", QoS: 1},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := set.Mappings("cloud")[0]
+	for topic, sent := range map[string]bool{"lamp/data": true, "commands/data": false, "other": false} {
+		if _, ok := m.Up(topic); ok != sent {
+			t.Errorf("%q is sent: %v, want %v", topic, ok, sent)
+		}
+		if echo := topic == "commands/data"; m.Echo(topic) != echo {
+			t.Errorf("Echo(%q) = %v", topic, !echo)
+		}
+	}
+}
+
 func TestFilters(t *testing.T) {
 	t.Parallel()
 	m := compileOne(t, rules.Rule{Local: "a/#", Direction: rules.Both, RemotePrefix: "up/", RemotePrefixDown: "down/", LocalPrefix: "l/", QoS: 1})
@@ -90,7 +110,7 @@ func TestCompileRefuses(t *testing.T) {
 		return []rules.Upstream{{Name: "cloud", Broker: "b:1883", Rules: []rules.Rule{a, b}}}
 	}
 	upRule := rules.Rule{Name: "u", Local: "a/+", Direction: rules.Up, QoS: 1}
-	downRule := rules.Rule{Name: "d", Local: "+/b", Direction: rules.Down, QoS: 1}
+	downRule := rules.Rule{Name: "d", Local: "+/#", Direction: rules.Down, QoS: 1}
 	for _, tc := range []struct {
 		name  string
 		ups   []rules.Upstream
@@ -113,8 +133,10 @@ func TestCompileRefuses(t *testing.T) {
 		{"publishes $SYS upstream", rule(func(r *rules.Rule) { r.RemotePrefix = "$SYS/" }), "remote_prefix", "belongs to the broker"},
 		{"publishes $SYS here", rule(func(r *rules.Rule) { r.Direction, r.Local, r.RemotePrefix = rules.Down, "$SYS/#", "" }), "local_prefix", "belongs to the broker"},
 		{"both with one prefix", rule(func(r *rules.Rule) { r.Direction = rules.Both }), "direction", `remote_prefix: "site-1/up/" with remote_prefix_down: "site-1/down/"`},
-		{"both with prefixes that overlap", rule(func(r *rules.Rule) { r.Direction, r.Local, r.RemotePrefixDown = rules.Both, "#", "site-1/x/" }), "direction", "straight back"},
-		{"two rules that echo", pair(upRule, downRule), "remote_prefix", `comes back by rule "d" from "+/b"`},
+		{"both with prefixes that overlap", rule(func(r *rules.Rule) {
+			r.Direction, r.Local, r.RemotePrefix, r.RemotePrefixDown = rules.Both, "#", "site-1/x/", "site-1/"
+		}), "direction", "straight back"},
+		{"two rules that echo", pair(upRule, downRule), "remote_prefix", `comes back by rule "d" from "+/#"`},
 		{"same names", pair(upRule, upRule), "name", "name of its own"},
 		{"no upstream name", []rules.Upstream{{}}, "name", "missing"},
 		{"bad upstream name", []rules.Upstream{{Name: "a/b"}}, "name", "characters"},
@@ -176,6 +198,7 @@ func TestCompileAccepts(t *testing.T) {
 		{"a relay from one broker to another", []rules.Upstream{
 			{Name: "c", Broker: "1", Rules: []rules.Rule{upRule}},
 			{Name: "d", Broker: "2", Rules: []rules.Rule{{Name: "d", Local: "a/#", RemotePrefix: "x/", Direction: rules.Down, QoS: 1}}}}, ""},
+		{"some topics would echo", []rules.Upstream{{Name: "c", Rules: []rules.Rule{upRule, downRule}}}, `is not sent; to send it, give the two rules`},
 		{"two that feed each other", []rules.Upstream{
 			{Name: "c", Broker: "1", Rules: []rules.Rule{upRule}},
 			{Name: "d", Broker: "2", Rules: []rules.Rule{downRule}}}, "c/u → d/d"},
