@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -180,9 +181,6 @@ func register[I, O any](a *API, op huma.Operation, have bool, fn func(context.Co
 	if op.Responses == nil {
 		op.Responses = map[string]*huma.Response{}
 	}
-	if op.Responses["200"] == nil {
-		op.Responses["200"] = &huma.Response{}
-	}
 	op.Responses["default"] = a.problemResponse()
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		if !have {
@@ -227,6 +225,15 @@ func (a *API) finishDocument() {
 	doc := a.huma.OpenAPI()
 	for _, unused := range []string{"ErrorModel", "ErrorDetail"} { // huma's own errors are never sent
 		delete(doc.Components.Schemas.Map(), unused)
+	}
+	taken := []string{"CredentialsRequest", "IssueRequest", "Message", "Publisher", "RevokeRequest", "UpdateRequest", "UserProperty"}
+	for name, schema := range doc.Components.Schemas.Map() {
+		if !slices.Contains(taken, name) { // strict in what is taken; what is sent may get new members
+			schema.AdditionalProperties = nil
+		}
+		for _, member := range schema.Properties {
+			member.Nullable = false // what is empty is [] or absent
+		}
 	}
 	a.document = sync.OnceValues(func() (openapi, error) {
 		j, err := json.MarshalIndent(doc, "", "  ")

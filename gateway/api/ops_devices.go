@@ -23,14 +23,6 @@ type deviceInput struct {
 
 func (in *deviceInput) target() string { return in.Name }
 
-func (in *deviceInput) id() (identity.DeviceID, error) {
-	id, err := identity.ParseDeviceID(in.Name)
-	if err != nil {
-		return id, invalid("path.name", "%v", err)
-	}
-	return id, nil
-}
-
 type devicesInput struct {
 	Tag    string `query:"tag" doc:"only devices with this tag"`
 	Type   string `query:"type" doc:"only devices of this type"`
@@ -39,12 +31,12 @@ type devicesInput struct {
 }
 
 type credentialsInput struct {
-	deviceInput
+	Name string `path:"name" maxLength:"128" doc:"the device's name"`
 	Body CredentialsRequest
 }
 
 type callInput struct {
-	deviceInput
+	Name    string           `path:"name" maxLength:"128" doc:"the device's name"`
 	Method  string           `path:"method" maxLength:"100" doc:"such as Sys.GetInfo"`
 	Timeout durationParam    `query:"timeout" doc:"20s if absent, 10m at most"`
 	Body    *json.RawMessage `doc:"the method's parameters, any JSON; may be absent"`
@@ -60,24 +52,24 @@ func (a *API) registerDevices() {
 		})
 	read(a, operation("device-show", http.MethodGet, "/devices/{name}", "devices", "One device", ""),
 		s.Device != nil, func(ctx context.Context, in *deviceInput) (Device, error) {
-			return onDevice(in, func(id identity.DeviceID) (Device, error) { return s.Device(ctx, id) })
+			return onDevice(in.Name, func(id identity.DeviceID) (Device, error) { return s.Device(ctx, id) })
 		})
 	change(a, operation("device-remove", http.MethodDelete, "/devices/{name}", "devices", "Remove a device",
 		"Takes the device out of the registry, revokes its certificates and cuts its connections. Answers with what was removed."),
 		s.RemoveDevice != nil, (*deviceInput).target, func(ctx context.Context, in *deviceInput) (Device, error) {
-			return onDevice(in, func(id identity.DeviceID) (Device, error) { return s.RemoveDevice(ctx, id) })
+			return onDevice(in.Name, func(id identity.DeviceID) (Device, error) { return s.RemoveDevice(ctx, id) })
 		})
 	for verb, disabled := range map[string]bool{"disable": true, "enable": false} {
 		summary := map[bool]string{true: "Cut a device off until it is enabled again", false: "Let a disabled device connect again"}[disabled]
 		change(a, operation("device-"+verb, http.MethodPost, "/devices/{name}/"+verb, "devices", summary, ""),
 			s.SetDeviceDisabled != nil, (*deviceInput).target, func(ctx context.Context, in *deviceInput) (Device, error) {
-				return onDevice(in, func(id identity.DeviceID) (Device, error) { return s.SetDeviceDisabled(ctx, id, disabled) })
+				return onDevice(in.Name, func(id identity.DeviceID) (Device, error) { return s.SetDeviceDisabled(ctx, id, disabled) })
 			})
 	}
 	change(a, operation("device-provision", http.MethodPost, "/devices/{name}/credentials", "devices", "Issue credentials for a device",
 		"Registers the device if it is new. Without a CSR the answer holds a private key, which the gateway does not keep; the answer must not be stored by anything in between."),
 		s.Provision != nil, func(in *credentialsInput) string { return in.Name }, func(ctx context.Context, in *credentialsInput) (Credentials, error) {
-			return onDevice(&in.deviceInput, func(id identity.DeviceID) (Credentials, error) {
+			return onDevice(in.Name, func(id identity.DeviceID) (Credentials, error) {
 				if in.Body.Existing == "" {
 					in.Body.Existing = ExistingRefuse
 				}
@@ -89,14 +81,22 @@ func (a *API) registerDevices() {
 		s.Call != nil, func(in *callInput) string { return in.Name + " " + in.Method }, a.call)
 }
 
-// onDevice calls fn with the device that in names.
-func onDevice[T any](in *deviceInput, fn func(identity.DeviceID) (T, error)) (T, error) {
-	id, err := in.id()
+// onDevice calls fn with the device of that name.
+func onDevice[T any](name string, fn func(identity.DeviceID) (T, error)) (T, error) {
+	id, err := deviceID(name)
 	if err != nil {
 		var zero T
 		return zero, err
 	}
 	return fn(id)
+}
+
+func deviceID(name string) (identity.DeviceID, error) {
+	id, err := identity.ParseDeviceID(name)
+	if err != nil {
+		return id, invalid("path.name", "%v", err)
+	}
+	return id, nil
 }
 
 func (a *API) call(ctx context.Context, in *callInput) (CallResult, error) {

@@ -37,7 +37,7 @@ type imageInput struct {
 }
 
 type updateInput struct {
-	deviceInput
+	Name string `path:"name" maxLength:"128" doc:"the device's name"`
 	Body UpdateRequest
 }
 
@@ -77,7 +77,7 @@ func (a *API) update(ctx context.Context, in *updateInput, out *outbox) (feed, e
 	audit := func(err error) {
 		a.opts.Audit(CallerFrom(ctx), "device-update", in.Name+" "+in.Body.Image, err)
 	}
-	id, err := in.id()
+	id, err := deviceID(in.Name)
 	if err != nil {
 		audit(err)
 		return feed{}, err

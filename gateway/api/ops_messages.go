@@ -14,7 +14,7 @@ const maxPublishBody = 16 << 20
 type publishInput struct{ Body Message }
 
 type subscribeInput struct {
-	Filters []string `query:"filter,explode" required:"true" minItems:"1" maxItems:"64" doc:"a topic filter; may be repeated"`
+	Filters []string `query:"filter,explode" required:"true" nullable:"false" minItems:"1" maxItems:"64" doc:"a topic filter; may be repeated"`
 }
 
 func (a *API) registerMessages() {
@@ -22,17 +22,25 @@ func (a *API) registerMessages() {
 	op := operation("publish", http.MethodPost, "/publish", "messages", "Publish a message",
 		"Answers once the message is as durable as an acknowledgment by the broker promises.")
 	op.MaxBodyBytes = maxPublishBody
-	change(a, op, s.Publish != nil, func(in *publishInput) string { return in.Body.Topic },
-		func(ctx context.Context, in *publishInput) (struct{}, error) {
-			m, err := in.Body.message()
-			if err != nil {
-				return struct{}{}, err
-			}
-			return struct{}{}, s.Publish(ctx, m)
-		})
+	register(a, op, s.Publish != nil, func(ctx context.Context, in *publishInput) (*struct{}, error) {
+		err := a.publish(ctx, in.Body)
+		a.opts.Audit(CallerFrom(ctx), op.OperationID, in.Body.Topic, err)
+		if err != nil {
+			return nil, a.problem(ctx, op.OperationID, err)
+		}
+		return nil, nil
+	})
 	stream(a, operation("subscribe", http.MethodGet, "/subscribe", "messages", "Messages as they come",
 		"Sends message events. A message that several of the filters match is sent once."),
 		s.Subscribe != nil, map[string]any{"message": Message{}}, a.subscribe)
+}
+
+func (a *API) publish(ctx context.Context, m Message) error {
+	out, err := m.message()
+	if err != nil {
+		return err
+	}
+	return a.services.Publish(ctx, out)
 }
 
 // subscribe feeds out with what matches any of the filters.

@@ -28,10 +28,10 @@ func (a *API) registerStatus() {
 
 // registerProbes adds what monitors ask, outside of the operations' prefix.
 func (a *API) registerProbes() {
-	a.probe("healthz", "The process lives", "text/plain; charset=utf-8", func(w http.ResponseWriter, r *http.Request) {
-		fmt.Fprintln(w, "ok")
+	a.probe("healthz", "The process lives", func(w http.ResponseWriter, r *http.Request) {
+		plain(w, "ok")
 	})
-	a.probe("readyz", "Devices can connect", "text/plain; charset=utf-8", func(w http.ResponseWriter, r *http.Request) {
+	a.probe("readyz", "Devices can connect", func(w http.ResponseWriter, r *http.Request) {
 		if a.services.Ready != nil {
 			if err := a.services.Ready(); err != nil {
 				p := NewProblem(CodeUnavailable, "not ready: "+err.Error(), "")
@@ -40,9 +40,9 @@ func (a *API) registerProbes() {
 				return
 			}
 		}
-		fmt.Fprintln(w, "ready")
+		plain(w, "ready")
 	})
-	a.probe("metrics", "Metrics in Prometheus' text format", "", func(w http.ResponseWriter, r *http.Request) {
+	a.probe("metrics", "Metrics in Prometheus' text format", func(w http.ResponseWriter, r *http.Request) {
 		if a.services.Metrics == nil {
 			a.write(w, NewProblem(CodeUnavailable, "this gateway does not offer metrics", ""))
 			return
@@ -51,24 +51,23 @@ func (a *API) registerProbes() {
 	})
 }
 
-// probe adds GET /name to the mux and to the document. kind is its content type, "" when the
-// handler sets its own.
-func (a *API) probe(name, summary, kind string, h http.HandlerFunc) {
-	doc := kind
-	if doc == "" {
-		doc = "text/plain"
+func plain(w http.ResponseWriter, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	fmt.Fprintln(w, text)
+}
+
+// probe adds GET /name to the mux and to the document.
+func (a *API) probe(name, summary string, h http.HandlerFunc) {
+	var security []map[string][]string // as everything else
+	if public("/" + name) {
+		security = []map[string][]string{} // none
 	}
 	a.huma.OpenAPI().AddOperation(&huma.Operation{
-		OperationID: name, Method: http.MethodGet, Path: "/" + name, Tags: []string{"monitoring"}, Summary: summary,
+		OperationID: name, Method: http.MethodGet, Path: "/" + name, Tags: []string{"monitoring"}, Summary: summary, Security: security,
 		Responses: map[string]*huma.Response{
-			"200":     {Description: http.StatusText(http.StatusOK), Content: map[string]*huma.MediaType{doc: {Schema: &huma.Schema{Type: huma.TypeString}}}},
+			"200":     {Description: http.StatusText(http.StatusOK), Content: map[string]*huma.MediaType{"text/plain": {Schema: &huma.Schema{Type: huma.TypeString}}}},
 			"default": a.problemResponse(),
 		},
 	})
-	a.mux.HandleFunc("GET /"+name, func(w http.ResponseWriter, r *http.Request) {
-		if kind != "" {
-			w.Header().Set("Content-Type", kind)
-		}
-		h(w, r)
-	})
+	a.mux.HandleFunc("GET /"+name, h)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"net/http"
+	"os"
 	"reflect"
 	"strings"
 	"syscall"
@@ -38,6 +39,10 @@ func (a *API) problem(ctx context.Context, operation string, err error) *Problem
 		return NewProblem(CodeStopping, errStopping.Error(), "")
 	case errors.As(err, &large):
 		return NewProblem(CodeTooLarge, "the body is too large", "").WithCause(err)
+	case is(os.ErrDeadlineExceeded): // of a connection: timed sets it
+		p = NewProblem(CodeTimeout, "the rest of the body did not come", "").WithCause(err)
+		p.Status = http.StatusRequestTimeout
+		return p
 
 	case is(rpc.ErrUnknownDevice):
 		return answer(CodeUnknownDevice, remedyDevices)

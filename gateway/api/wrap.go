@@ -57,7 +57,9 @@ func (a *API) timed(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		if r.Body != nil && r.Body != http.NoBody {
+			r = r.WithContext(r.Context()) // the server must find its own body when it cleans up
 			r.Body = &timedBody{r.Body, rc, a.opts.ReadTimeout}
+			rc.SetReadDeadline(time.Now().Add(a.opts.ReadTimeout)) // for what nobody reads, too
 		}
 		next.ServeHTTP(&timedWriter{ResponseWriter: w, rc: rc, timeout: a.opts.WriteTimeout}, r)
 	})
@@ -72,7 +74,7 @@ type timedBody struct {
 func (b *timedBody) Read(p []byte) (int, error) {
 	b.rc.SetReadDeadline(time.Now().Add(b.timeout))
 	n, err := b.ReadCloser.Read(p)
-	if err != nil {
+	if err == io.EOF {
 		// The server goes on reading, to notice that the client leaves; that may take long.
 		b.rc.SetReadDeadline(time.Time{})
 	}
@@ -116,9 +118,12 @@ func (a *API) Authorize(next http.Handler) http.Handler {
 	})
 }
 
+// public reports whether anybody may ask for path.
+func public(path string) bool { return path == "/healthz" || path == "/readyz" }
+
 // authorize returns why r is refused, nil if it is not.
 func authorize(r *http.Request) *Problem {
-	if r.URL.Path == "/healthz" || r.URL.Path == "/readyz" {
+	if public(r.URL.Path) {
 		return nil
 	}
 	const remedy = "Use the admin socket on the gateway's own machine, or an administrator's certificate."
