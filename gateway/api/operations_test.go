@@ -15,12 +15,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"gatewayctl/broker/mqtt"
+	"gatewayctl/firmware/repository"
 	"gatewayctl/gateway"
 	"gatewayctl/gateway/api"
+	"gatewayctl/gateway/discovery"
+	"gatewayctl/gateway/provision"
 	"gatewayctl/gateway/rpc"
 	"gatewayctl/pki"
 	"gatewayctl/pki/identity"
 	"gatewayctl/store"
+	"gatewayctl/store/msglog"
 )
 
 func TestBadInputIsNamed(t *testing.T) {
@@ -106,6 +110,13 @@ func TestErrorsOfServices(t *testing.T) {
 		{pki.ErrClock, 409, api.CodeClockUntrusted},
 		{pki.ErrProfile, 422, api.CodeInvalid},
 		{pki.ErrUnknownCertificate, 404, api.CodeUnknownCertificate},
+		{provision.ErrExists, 409, api.CodeExists},
+		{provision.ErrDisabled, 409, api.CodeRefused},
+		{repository.ErrNotFound, 404, api.CodeUnknownImage},
+		{repository.ErrAmbiguous, 422, api.CodeInvalid},
+		{msglog.ErrTooLarge, 413, api.CodeTooLarge},
+		{msglog.ErrFull, 507, api.CodeDiskFull},
+		{discovery.ErrNoInterface, 503, api.CodeUnavailable},
 		{store.ErrFull, 507, api.CodeDiskFull},
 		{store.ErrClosed, 503, api.CodeStopping},
 		{api.NewProblem(api.CodeRefused, "no", "ask nicely"), 409, api.CodeRefused},

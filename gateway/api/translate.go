@@ -13,10 +13,14 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"gatewayctl/firmware"
+	"gatewayctl/firmware/repository"
 	"gatewayctl/gateway"
+	"gatewayctl/gateway/discovery"
+	"gatewayctl/gateway/provision"
 	"gatewayctl/gateway/rpc"
 	"gatewayctl/pki"
 	"gatewayctl/store"
+	"gatewayctl/store/msglog"
 )
 
 // problem is the edge's one table from the services' errors to HTTP.
@@ -66,6 +70,15 @@ func (a *API) problem(ctx context.Context, operation string, err error) *Problem
 	case is(pki.ErrNoCertificate), is(pki.ErrUnknownCertificate):
 		return answer(CodeUnknownCertificate, "`gatewayctl pki show` lists the certificates.")
 
+	case is(provision.ErrExists):
+		return answer(CodeExists, "Its credentials were handed out once. --replace revokes them and makes new ones, --additional leaves them valid beside new ones.")
+	case is(provision.ErrDisabled):
+		return answer(CodeRefused, "Enable it first: `gatewayctl device enable NAME`.")
+	case is(provision.ErrChanged):
+		return answer(CodeRefused, "Try again.")
+	case is(provision.ErrFormat):
+		return answer(CodeInvalid, "")
+
 	case is(gateway.ErrNotFound):
 		return answer(CodeUnknownDevice, remedyDevices)
 	case is(gateway.ErrExists), is(gateway.ErrAttached):
@@ -73,10 +86,23 @@ func (a *API) problem(ctx context.Context, operation string, err error) *Problem
 	case is(gateway.ErrInvalid), is(firmware.ErrInvalid):
 		return answer(CodeInvalid, "")
 
-	case is(store.ErrFull), is(syscall.ENOSPC), is(syscall.EDQUOT):
+	case is(repository.ErrNotFound):
+		return answer(CodeUnknownImage, "`gatewayctl firmware list` shows the images.")
+	case is(repository.ErrAmbiguous):
+		return answer(CodeInvalid, "Name it with its version, as name@version, or by more of its SHA-256.")
+	case is(repository.ErrTooLarge), is(msglog.ErrTooLarge):
+		return answer(CodeTooLarge, "")
+
+	case is(msglog.ErrBlocked):
+		return answer(CodeBusy, "A rule of the bridge that may block is full; `gatewayctl bridge status` shows which.")
+	case is(store.ErrFull), is(msglog.ErrFull), is(syscall.ENOSPC), is(syscall.EDQUOT):
 		return answer(CodeDiskFull, "Make room on the disk of the data directory.")
-	case is(store.ErrClosed), is(rpc.ErrClosed), is(context.Canceled):
-		return answer(CodeStopping, "") // or the client has left, or the server closes the connection
+	case is(discovery.ErrNoInterface):
+		p = answer(CodeUnavailable, "Connect the machine to a network.")
+		p.Status = http.StatusServiceUnavailable
+		return p
+	case is(store.ErrClosed), is(msglog.ErrClosed), is(rpc.ErrClosed), is(context.Canceled):
+		return answer(CodeStopping, "") // or the client has left
 	}
 	a.log.Error("operation failed", "operation", operation, "err", err)
 	return answer(CodeInternal, remedyLog)

@@ -52,11 +52,14 @@ func (e *Error) Is(target error) bool {
 }
 
 // ExitCode is what a command that failed with e exits with: 2 wrong usage, 3 not found,
-// 4 refused, 5 timed out, otherwise 1.
+// 4 refused, 5 timed out, otherwise 1. A call ends with 3 for an unknown device, 4 for one that is
+// not connected, 5 for one that does not answer, and 1 for an error that the device answered with.
 func (e *Error) ExitCode() int {
 	switch e.Code {
-	case CodePermission, CodeWrongCertificate, CodeWrongGateway:
+	case CodePermission, CodeWrongCertificate, CodeWrongGateway, api.CodeOffline:
 		return 4
+	case api.CodeUnknownMethod: // the device is there and answered
+		return 1
 	case api.CodeTimeout:
 		return 5
 	case api.CodeInvalid:
