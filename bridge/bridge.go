@@ -219,7 +219,7 @@ func (b *Bridge) Abandoned() (list []Abandoned) {
 			continue
 		}
 		a := Abandoned{Name: name}
-		if c, err := b.log.Consumer(name, msglog.ConsumerOptions{}); err == nil {
+		if c, err := b.log.Consumer(name, msglog.ConsumerOptions{MaxMessages: -1, MaxBytes: -1}); err == nil {
 			s := c.Stats()
 			a.DepthMessages, a.DepthBytes, a.Oldest = s.Depth, s.Bytes, s.Oldest
 		}

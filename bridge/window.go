@@ -9,8 +9,9 @@ import (
 // maxInFlight is what the packet identifiers of MQTT allow (§2.3.1), with some left for others.
 const maxInFlight = 60000
 
-// A window bounds the messages that are on their way. Those who wait are served in turn, and in
-// batches: a full window is refilled when half of it is free, so that each refill is one write.
+// A window bounds the messages that are on their way. Those who wait are served in turn, as soon as
+// there is one place: to gather more of them would leave the line idle, and a broker that uses
+// Nagle's algorithm, as mosquitto does by default, would sit on its acknowledgments for 40 ms.
 type window struct {
 	mu    sync.Mutex
 	limit int
@@ -82,11 +83,10 @@ func (w *window) idle() bool {
 func (w *window) serve() {
 	for len(w.queue) > 0 {
 		first := w.queue[0]
-		free := w.limit - w.used
-		if free < min(first.want, max(1, w.limit/2)) {
+		n := min(first.want, w.limit-w.used)
+		if n <= 0 {
 			return
 		}
-		n := min(first.want, free)
 		w.used += n
 		w.queue = w.queue[1:]
 		first.got <- n

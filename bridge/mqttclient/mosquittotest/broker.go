@@ -56,7 +56,6 @@ persistence_location %s/
 max_queued_messages 0
 max_queued_bytes 0
 max_inflight_messages 0
-set_tcp_nodelay true
 listener %d 127.0.0.1
 `
 
