@@ -57,10 +57,7 @@ func cmdExchange(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: exchange TEXT RECEIVER... -- SENDER...")
 	}
 	text, receiver, sender := args[0], args[1:split], args[split+1:]
-	path, err := exec.LookPath(receiver[0])
-	if err != nil {
-		path = filepath.Join(strings.Split(ts.Getenv("PATH"), string(os.PathListSeparator))[0], receiver[0])
-	}
+	path := lookPath(ts, receiver[0])
 	var out, errOut bytes.Buffer
 	cmd := exec.Command(path, receiver[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = ts.MkAbs("."), &out, &errOut
@@ -71,7 +68,8 @@ func cmdExchange(ts *testscript.TestScript, neg bool, args []string) {
 	limit := time.NewTimer(30 * time.Second)
 	defer limit.Stop()
 	for {
-		ts.Check(ts.Exec(sender[0], sender[1:]...))
+		_, err := quiet(ts, sender[0], sender[1:]...)
+		ts.Check(err)
 		select {
 		case err := <-ended:
 			if err != nil || !strings.Contains(out.String(), text) {
@@ -90,11 +88,12 @@ func cmdExchange(ts *testscript.TestScript, neg bool, args []string) {
 // cmdOnline waits until the device named is connected; `! online` until it is not.
 func cmdOnline(ts *testscript.TestScript, neg bool, args []string) {
 	poll(ts, 30*time.Second, func() error {
-		if err := ts.Exec("gatewayctl", "device", "show", args[0], "--json", "--data", "data"); err != nil {
+		out, err := quiet(ts, "gatewayctl", "device", "show", args[0], "--json", "--data", "data")
+		if err != nil {
 			return err
 		}
 		var dev struct{ Presence struct{ Online bool } }
-		if err := json.Unmarshal([]byte(ts.ReadFile("stdout")), &dev); err != nil {
+		if err := json.Unmarshal([]byte(out), &dev); err != nil {
 			return err
 		}
 		if dev.Presence.Online == neg {
@@ -136,16 +135,17 @@ type upstreamStatus struct {
 	LastError string `json:"last_error"`
 	Rules     []struct {
 		Name  string
-		Depth int
+		Depth int `json:"depth_messages"`
 	}
 }
 
 func bridgeStatus(ts *testscript.TestScript) (upstreamStatus, error) {
-	if err := ts.Exec("gatewayctl", "bridge", "status", "--json", "--data", "data"); err != nil {
+	out, err := quiet(ts, "gatewayctl", "bridge", "status", "--json", "--data", "data")
+	if err != nil {
 		return upstreamStatus{}, err
 	}
 	var s struct{ Upstreams []upstreamStatus }
-	if err := json.Unmarshal([]byte(ts.ReadFile("stdout")), &s); err != nil {
+	if err := json.Unmarshal([]byte(out), &s); err != nil {
 		return upstreamStatus{}, err
 	}
 	if len(s.Upstreams) == 0 {
@@ -204,6 +204,16 @@ func cmdExpand(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		ts.Check(os.WriteFile(path, []byte(os.Expand(string(b), ts.Getenv)), 0o600))
 	}
+}
+
+// cmdGlob sets a variable to the one file that matches: glob NAME PATTERN
+func cmdGlob(ts *testscript.TestScript, neg bool, args []string) {
+	found, err := filepath.Glob(ts.MkAbs(args[1]))
+	ts.Check(err)
+	if len(found) != 1 {
+		ts.Fatalf("%s matches %d files, want 1", args[1], len(found))
+	}
+	ts.Setenv(args[0], found[0])
 }
 
 // cmdTruncate writes the first N bytes of a file to another: truncate FROM TO N

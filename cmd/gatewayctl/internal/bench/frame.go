@@ -72,7 +72,9 @@ type scanner struct {
 
 const readBytes = 64 << 10
 
-func newScanner(from io.Reader, size int) *scanner { return &scanner{from: from, buf: make([]byte, size)} }
+func newScanner(from io.Reader, size int) *scanner {
+	return &scanner{from: from, buf: make([]byte, size)}
+}
 
 // fill reads once. It overwrites the frames that were returned before.
 func (s *scanner) fill() error {
@@ -158,4 +160,6 @@ func parseArrival(frame []byte, body int) (a arrival, err error) {
 }
 
 // appendPubAck answers a PUBLISH with QoS 1.
-func appendPubAck(b []byte, id []byte) []byte { return append(b, byte(plane.PUBACK)<<4, 2, id[0], id[1]) }
+func appendPubAck(b []byte, id []byte) []byte {
+	return append(b, byte(plane.PUBACK)<<4, 2, id[0], id[1])
+}

@@ -12,7 +12,7 @@ import (
 
 // cpuTime is what the process pid has used so far, user and system, all its threads.
 func cpuTime(pid int) (time.Duration, error) {
-	const scheduler = 2                // CPUCLOCK_SCHED of the kernel: nanoseconds on a processor
+	const scheduler = 2                 // CPUCLOCK_SCHED of the kernel: nanoseconds on a processor
 	clock := int32(^pid)<<3 | scheduler // what clock_getcpuclockid(3) makes of a pid
 	var ts unix.Timespec
 	if err := unix.ClockGettime(clock, &ts); err != nil {
