@@ -96,13 +96,16 @@ func TestAvahiSeesGateway(t *testing.T) {
 func TestBesideAvahi(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
-		name  string
-		first bool
-		ips   []netip.Addr
+		name   string
+		first  bool
+		before string // the address seen before Avahi starts
+		ips    []netip.Addr
 	}{
-		{"Avahi is there first, and we know an address that it does not announce", true,
+		{"Avahi is there first, and we know an address that it does not announce", true, "10.77.0.1",
 			[]netip.Addr{netip.MustParseAddr("10.77.0.1"), netip.MustParseAddr("192.0.2.7")}},
-		{"Avahi starts later", false, nil},
+		{"Avahi starts later", false, "10.77.0.1", nil},
+		{"Avahi starts later, and we announced another address until then", false, "192.0.2.7",
+			[]netip.Addr{netip.MustParseAddr("192.0.2.7")}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -111,7 +114,7 @@ func TestBesideAvahi(t *testing.T) {
 			pc.avahi("pc")
 			g := testGateway()
 			g.IPs = tc.ips
-			want := seen{Name: g.Instance, Type: TypeMQTT, Host: "hub.local", Address: "10.77.0.1", Port: 8883, TXT: gatewayTXT}
+			want := seen{Name: g.Instance, Type: TypeMQTT, Host: "hub.local", Address: tc.before, Port: 8883, TXT: gatewayTXT}
 			var avahi *process
 			if tc.first {
 				avahi = gw.avahi("hub")
@@ -120,8 +123,9 @@ func TestBesideAvahi(t *testing.T) {
 			pc.sees(want)
 			if !tc.first {
 				avahi = gw.avahi("hub")
-				pc.sees(want)
 			}
+			want.Address = "10.77.0.1"
+			pc.sees(want)
 			gw.sees(want)
 			stop()
 			gw.seesNone(3*time.Second, TypeMQTT, g.Instance)

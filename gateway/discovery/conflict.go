@@ -156,11 +156,24 @@ func (r *responder) cede(now time.Time, name string, withdrawn bool) {
 	default:
 		r.log.Info("another responder on this machine announces the host name", "name", text(name))
 		r.ceded[name] = &cession{next: now.Add(cededInterval)}
-		for _, p := range r.links {
-			p.owned[name] = false // no goodbye: it would be the other's
+		for _, p := range r.sorted() {
+			r.withdraw(p, name)
 		}
 		r.rebuild(now)
 	}
+}
+
+// withdraw stops saying the addresses of a host. Only those that the interface does not have get a
+// goodbye: the others are now the other responder's to say.
+func (r *responder) withdraw(p *presence, name string) {
+	var foreign []*record
+	for _, rec := range p.records {
+		if ip, ok := address(rec.rr); ok && rec.name == name && p.says(rec) && !p.link.has(ip) {
+			foreign = append(foreign, &record{rr: rec.rr}) // not unique: the rest of the set stays in caches
+		}
+	}
+	r.goodbye(p, foreign)
+	p.owned[name] = false
 }
 
 // askCeded asks for the host names that are ceded, and takes back those that nobody answers for.

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -22,7 +23,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain lets more tests run at once than there are processors: they wait most of the time.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if err := flag.Set("test.parallel", "12"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // A netns is a network namespace with a /run of its own, for the pid file of an Avahi. A process
 // holds it open; when the test ends, or the test binary is killed, so is that process, and with it
@@ -320,4 +328,16 @@ func eventually(t testing.TB, limit time.Duration, what string, ok func() (bool,
 		}
 		<-time.After(50 * time.Millisecond)
 	}
+}
+
+// exclusive takes port 5353 for itself, in both families, until release is called.
+func exclusive(t testing.TB) (release func()) {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrInet6{Port: port})
+	}
+	if err != nil {
+		t.Errorf("take port %d: %v", port, err)
+	}
+	return func() { _ = unix.Close(fd) }
 }
