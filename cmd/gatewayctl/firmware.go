@@ -44,7 +44,7 @@ func (a *app) firmwareAddCmd() *cobra.Command {
 			if a.json {
 				return a.printJSON(img)
 			}
-			fmt.Fprintf(a.stdout, "added %s: version %s for %s, %s, sha256 %s\n", img.Name, dash(img.Version), dash(img.Platform), size(img.SizeBytes), img.SHA256)
+			fmt.Fprintf(a.stdout, "added %s: version %s for %s, %s, sha256 %s\n", img.File, dash(img.Version), dash(img.Platform), size(img.SizeBytes), img.SHA256)
 			return nil
 		}),
 	}
@@ -70,9 +70,9 @@ func (a *app) firmwareListCmd() *cobra.Command {
 				return nil
 			}
 			return a.table(func(w io.Writer) {
-				fmt.Fprintln(w, "NAME\tVERSION\tPLATFORM\tSIZE\tADDED\tSHA256")
+				fmt.Fprintln(w, "NAME\tVERSION\tPLATFORM\tFILE\tSIZE\tADDED\tSHA256")
 				for _, img := range images {
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%.12s\n", img.Name, dash(img.Version), dash(img.Platform), size(img.SizeBytes), img.Added.Local().Format("2006-01-02 15:04"), img.SHA256)
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%.12s\n", img.Name, dash(img.Version), dash(img.Platform), dash(img.File), size(img.SizeBytes), img.Added.Local().Format("2006-01-02 15:04"), img.SHA256)
 				}
 			})
 		}),

@@ -10,7 +10,8 @@ import (
 // An Image is one firmware image of the repository.
 type Image struct {
 	SHA256      string    `json:"sha256" doc:"of the file, lower-case hex"`
-	Name        string    `json:"name"`
+	Name        string    `json:"name" doc:"the application, or the file's name"`
+	File        string    `json:"file,omitempty" doc:"the name under which it was added"`
 	Version     string    `json:"version,omitempty"`
 	Platform    string    `json:"platform,omitempty"`
 	BuildID     string    `json:"build_id,omitempty"`

@@ -24,10 +24,12 @@ import (
 	"gatewayctl/bridge"
 	"gatewayctl/broker"
 	"gatewayctl/cmd/gatewayctl/internal/config"
+	"gatewayctl/firmware/repository"
 	"gatewayctl/gateway"
 	"gatewayctl/gateway/api"
 	"gatewayctl/gateway/discovery"
 	"gatewayctl/gateway/events"
+	"gatewayctl/gateway/jobs"
 	"gatewayctl/gateway/provision"
 	"gatewayctl/gateway/rpc"
 	"gatewayctl/gateway/rpc/mqttrpc"
@@ -70,6 +72,9 @@ type Gateway struct {
 	broker    *broker.Broker
 	transport *mqttrpc.Transport
 	router    *rpc.Router
+	images    *repository.Repository
+	downloads *jobs.DownloadHandler
+	installer *jobs.Installer
 	bridge    *bridge.Bridge
 	announcer *discovery.Announcer
 	api       *api.API
@@ -177,7 +182,7 @@ func (g *Gateway) openData(context.Context) error {
 	path := filepath.Join(data, "gatewayctl.db")
 	_, err = os.Stat(path)
 	g.first = errors.Is(err, fs.ErrNotExist)
-	g.db, err = store.Open(path, []store.Schema{pki.Schema(), gateway.Schema()}, store.Options{Now: g.opts.Now, Log: g.log})
+	g.db, err = store.Open(path, []store.Schema{pki.Schema(), gateway.Schema(), repository.Schema()}, store.Options{Now: g.opts.Now, Log: g.log})
 	if err != nil {
 		return err
 	}

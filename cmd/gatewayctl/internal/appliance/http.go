@@ -16,6 +16,7 @@ import (
 
 	"gatewayctl/gateway/api"
 	"gatewayctl/gateway/events"
+	"gatewayctl/gateway/jobs"
 	"gatewayctl/store"
 )
 
@@ -42,7 +43,7 @@ func (g *Gateway) openAPI(context.Context) error {
 // serveAPI serves the admin socket and every HTTPS listener until ctx ends.
 func (g *Gateway) serveAPI(ctx context.Context) error {
 	mux := http.NewServeMux()
-	mux.Handle("/firmware/", g.downloads())
+	mux.Handle(jobs.DownloadPath, g.downloads)
 	mux.Handle("/", api.WithCertificates(g.authority.Verify, g.api))
 
 	group, ctx := errgroup.WithContext(ctx)

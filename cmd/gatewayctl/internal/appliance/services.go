@@ -23,7 +23,7 @@ func (g *Gateway) services() api.Services {
 	s := api.Services{
 		Status: g.status, Ready: g.isReady, Metrics: g.metrics.handler(), Events: g.events,
 		Devices: g.devices, Device: g.device, RemoveDevice: g.removeDevice, SetDeviceDisabled: g.setDisabled,
-		Provision: g.provision, Call: g.router.Call,
+		Provision: g.provision, Call: caller{g}.Call,
 		Publish: g.publish, Subscribe: g.broker.Subscribe,
 		Discover: g.discover, Upstreams: g.upstreams,
 		PKI: g.pkiStatus, Certificates: g.certificates, Revoke: g.revoke, Issue: g.issue, CA: g.authority.RootPEM,

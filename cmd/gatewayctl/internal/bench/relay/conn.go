@@ -35,8 +35,12 @@ type conn struct {
 	touched []*outbound // to be flushed
 }
 
-func newConn(r *Relay, raw rawConn) *conn {
-	return &conn{r: r, in: raw, out: newOutbound(raw), filters: map[mqtt.Filter]bool{}, routes: map[string][]destination{}}
+func newConn(r *Relay, raw rawConn) (*conn, error) {
+	out, err := newOutbound(raw)
+	if err != nil {
+		return nil, err
+	}
+	return &conn{r: r, in: raw, out: out, filters: map[mqtt.Filter]bool{}, routes: map[string][]destination{}}, nil
 }
 
 // secure does the TLS handshake. After it TLS writes into the outbound buffer only.
@@ -57,6 +61,7 @@ func (c *conn) secure(ctx context.Context, cfg *tls.Config) error {
 
 // run reads and handles frames until the client leaves or does what the relay cannot.
 func (c *conn) run() error {
+	defer c.flush() // also what came before the last frame
 	buf := make([]byte, readBytes)
 	r, w := 0, 0
 	for {

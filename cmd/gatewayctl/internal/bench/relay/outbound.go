@@ -44,9 +44,12 @@ type outbound struct {
 	done  sync.WaitGroup // the goroutine that writes to a full socket
 }
 
-func newOutbound(raw rawConn) *outbound {
-	o := &outbound{raw: raw}
-	o.sock, o.err = raw.SyscallConn()
+func newOutbound(raw rawConn) (*outbound, error) {
+	sock, err := raw.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	o := &outbound{raw: raw, sock: sock}
 	o.write = func(fd uintptr) bool { // made once, as it would be allocated at each use
 		for {
 			o.sent, o.err = syscall.Write(int(fd), o.rest)
@@ -55,7 +58,7 @@ func newOutbound(raw rawConn) *outbound {
 			}
 		}
 	}
-	return o
+	return o, nil
 }
 
 // A message is a PUBLISH frame and where its parts are.
@@ -65,13 +68,16 @@ type message struct {
 	qos             byte
 }
 
-// add appends m with the given QoS, on behalf of by, who will flush. It returns false when there
-// is no room.
+// add appends m with the given QoS, on behalf of by, who will flush. It returns false when the
+// client does not read and there is no room left.
 func (o *outbound) add(m message, qos byte, by *conn) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.closed || len(o.buf)+len(m.frame) > maxOutbound {
-		return o.closed
+	if o.closed {
+		return true
+	}
+	if len(o.buf)+len(m.frame) > maxOutbound {
+		return false
 	}
 	const dupAndRetain = 0b1001
 	at := len(o.buf)
@@ -147,25 +153,31 @@ func (o *outbound) give(b []byte) {
 	}
 }
 
+// seal is what b is on the wire. The result may be used until the next call.
+func (o *outbound) seal(b []byte) ([]byte, error) {
+	if o.tls == nil {
+		return b, nil
+	}
+	_, err := o.tls.Write(b)
+	return o.sink.swap(), err
+}
+
 // send writes without blocking and returns what the socket did not take.
 func (o *outbound) send(b []byte) (left []byte, err error) {
-	if o.tls != nil {
-		if _, err := o.tls.Write(b); err != nil {
-			return nil, err
-		}
-		b = o.sink.swap()
+	if o.rest, err = o.seal(b); err != nil {
+		return nil, err
 	}
-	o.rest = b
 	if err := o.sock.Write(o.write); err != nil {
 		return nil, err
 	}
-	if o.err == syscall.EAGAIN {
-		o.sent, o.err = 0, nil
-	}
-	if o.err != nil {
+	switch o.err {
+	case nil:
+	case syscall.EAGAIN:
+		o.sent = 0
+	default:
 		return nil, o.err
 	}
-	if left = b[o.sent:]; len(left) > 0 && o.tls == nil {
+	if left = o.rest[o.sent:]; len(left) > 0 && o.tls == nil {
 		left = append([]byte(nil), left...) // b is used again
 	}
 	return left, nil
@@ -174,30 +186,24 @@ func (o *outbound) send(b []byte) (left []byte, err error) {
 // push writes to a socket that is full, and whatever else comes meanwhile.
 func (o *outbound) push(left []byte) {
 	defer o.done.Done()
-	for {
-		if _, err := o.raw.Write(left); err != nil {
-			o.mu.Lock()
-			o.closed, o.writing = true, false
-			o.mu.Unlock()
-			_ = o.raw.Close()
-			return
-		}
+	_, err := o.raw.Write(left)
+	for err == nil {
 		o.mu.Lock()
 		if len(o.buf) == 0 || o.closed {
 			o.writing = false
 			o.mu.Unlock()
 			return
 		}
-		left = o.take()
+		b := o.take()
 		o.mu.Unlock()
-		if o.tls != nil {
-			if _, err := o.tls.Write(left); err != nil {
-				left = nil
-			} else {
-				left = o.sink.swap()
-			}
+		if left, err = o.seal(b); err == nil {
+			_, err = o.raw.Write(left)
 		}
 	}
+	o.mu.Lock()
+	o.closed, o.writing = true, false
+	o.mu.Unlock()
+	_ = o.raw.Close()
 }
 
 func (o *outbound) close() {

@@ -62,7 +62,11 @@ func (r *Relay) Serve(ctx context.Context, l net.Listener, cfg *tls.Config) erro
 }
 
 func (r *Relay) serve(ctx context.Context, raw rawConn, cfg *tls.Config) {
-	c := newConn(r, raw)
+	c, err := newConn(r, raw)
+	if err != nil {
+		_ = raw.Close()
+		return
+	}
 	defer c.out.close()
 	defer context.AfterFunc(ctx, func() { _ = raw.Close() })()
 	if cfg != nil {
