@@ -37,8 +37,10 @@ type Options struct {
 // A Client talks to one gateway. It is safe for concurrent use.
 type Client struct {
 	base   string // scheme and host
+	host   string // with its port; "" on a socket
 	where  func() string
 	http   *http.Client
+	tls    *tls.Config // nil on a socket
 	silent time.Duration
 }
 
@@ -54,7 +56,6 @@ func New(opts Options) (*Client, error) {
 		TLSHandshakeTimeout:   10 * time.Second,
 		ExpectContinueTimeout: 5 * time.Second, // an upload waits for the gateway's consent
 		DisableCompression:    true,
-		ForceAttemptHTTP2:     true,
 	}
 	c.http = &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	switch {
@@ -63,11 +64,15 @@ func New(opts Options) (*Client, error) {
 		if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Path != "" && u.Path != "/" {
 			return nil, usage("gateway address %q is not like https://hub.local:8443", opts.URL)
 		}
-		c.base = "https://" + u.Host
+		c.base, c.host = "https://"+u.Host, u.Host
+		if u.Port() == "" {
+			c.host = net.JoinHostPort(u.Hostname(), "443")
+		}
 		c.where = func() string { return c.base }
-		if t.TLSClientConfig, err = tlsConfig(opts); err != nil {
+		if c.tls, err = tlsConfig(opts); err != nil {
 			return nil, err
 		}
+		t.TLSClientConfig = c.tls
 		dialer := &net.Dialer{Timeout: 10 * time.Second}
 		t.DialContext = dialer.DialContext
 	case opts.Socket != "" || opts.Data != "":

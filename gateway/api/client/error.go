@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"syscall"
+	"time"
 
 	"gatewayctl/gateway/api"
 )
@@ -87,12 +88,11 @@ func fromProblem(p api.Problem) *Error {
 func (c *Client) fromTransport(ctx context.Context, err error) error {
 	where := c.where()
 	var (
-		done  *Error
-		alert tls.AlertError
-		cert  *tls.CertificateVerificationError
-		host  x509.HostnameError
-		dns   *net.DNSError
-		op    *net.OpError
+		done *Error
+		cert *tls.CertificateVerificationError
+		host x509.HostnameError
+		dns  *net.DNSError
+		op   *net.OpError
 	)
 	fail := func(code, remedy, format string, args ...any) error {
 		return &Error{Code: code, Message: fmt.Sprintf(format, args...), Remedy: remedy, err: err}
@@ -110,17 +110,57 @@ func (c *Client) fromTransport(ctx context.Context, err error) error {
 	case errors.As(err, &cert):
 		return fail(CodeWrongGateway, "Name its CA certificate with --ca; `gatewayctl pki show --pem` on the gateway prints it.",
 			"the gateway at %s does not have a certificate of the CA that is trusted here: %v", where, cert.Err)
-	case errors.As(err, &alert):
-		return fail(CodeWrongCertificate, "Use an administrator's certificate of this gateway that is not revoked (--cert, --key).",
-			"the gateway at %s refused the certificate: %v", where, alert)
+	case isAlert(err):
+		return c.wrongCertificate(err)
 	case errors.As(err, &dns):
 		return fail(CodeNoGateway, "Check the address.", "no gateway at %s: %v", where, dns)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, syscall.ENOTDIR),
 		errors.As(err, &op) && op.Op == "dial":
 		return c.noGateway(where, err)
 	}
+	if alert := c.refusal(ctx); alert != nil {
+		return c.wrongCertificate(alert)
+	}
 	return fail(CodeConnectionLost, "See the gateway's log for what happened; ask again whether the change was made.",
 		"the connection to the gateway at %s broke: %v", where, err)
+}
+
+// isAlert reports whether err is a TLS alert from the other end.
+func isAlert(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) && op.Op == "remote error" // as crypto/tls says
+}
+
+// refusal finds out whether the gateway refuses our certificate. In TLS 1.3 the client's part of
+// the handshake ends before the server has looked at the certificate. When a request is on its way
+// by then, the kernel may throw the server's alert away and report a broken connection instead;
+// without one, the alert arrives.
+func (c *Client) refusal(ctx context.Context) error {
+	if c.tls == nil || c.tls.GetClientCertificate == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	conn, err := (&tls.Dialer{Config: c.tls}).DialContext(ctx, "tcp", c.host)
+	if err == nil {
+		defer conn.Close()
+		stop := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Now()) })
+		defer stop()
+		_, err = conn.Read(make([]byte, 1))
+	}
+	if isAlert(err) {
+		return err
+	}
+	return nil
+}
+
+func (c *Client) wrongCertificate(err error) error {
+	var op *net.OpError
+	errors.As(err, &op)
+	return &Error{
+		Code: CodeWrongCertificate, Message: fmt.Sprintf("the gateway at %s refused the certificate: %v", c.where(), op.Err),
+		Remedy: "Use an administrator's certificate of this gateway that is not revoked (--cert, --key).", err: err,
+	}
 }
 
 // interrupted is the error of a request whose context ended.

@@ -18,23 +18,37 @@ import (
 	"gatewayctl/gateway/api/client"
 )
 
-// bus gives what is sent to it to the one subscriber.
+// bus gives what is sent to it to its subscribers.
 type bus struct {
-	mu      sync.Mutex
-	deliver func(mqtt.Message)
-	gone    chan struct{}
+	mu   sync.Mutex
+	subs []func(mqtt.Message)
+	gone chan struct{} // one for each subscription that ended
 }
 
-func (b *bus) subscribe(_ mqtt.Filter, deliver func(mqtt.Message)) (func(), error) {
+func newBus() *bus { return &bus{gone: make(chan struct{}, 10)} }
+
+func (b *bus) subscribe(f mqtt.Filter, deliver func(mqtt.Message)) (func(), error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.deliver, b.gone = deliver, make(chan struct{})
-	return func() { close(b.gone) }, nil
+	b.subs = append(b.subs, func(m mqtt.Message) {
+		if f.Match(m.Topic) {
+			deliver(m)
+		}
+	})
+	return func() { b.gone <- struct{}{} }, nil
+}
+
+func (b *bus) deliver(m mqtt.Message) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, deliver := range b.subs {
+		deliver(m)
+	}
 }
 
 func TestSubscribe(t *testing.T) {
 	t.Parallel()
-	b := &bus{}
+	b := newBus()
 	c := start(t, api.Services{Subscribe: b.subscribe})
 	s, err := c.Subscribe(t.Context(), "a/#", "b")
 	if err != nil {
@@ -48,7 +62,9 @@ func TestSubscribe(t *testing.T) {
 		}
 		break
 	}
-	<-b.gone // leaving the loop ends the subscription
+	for range 2 {
+		<-b.gone // leaving the loop ends the subscriptions
+	}
 	if _, err := c.Subscribe(t.Context(), "a/#/b"); code(err) != api.CodeInvalid {
 		t.Errorf("a bad filter: %v", err)
 	}
@@ -56,7 +72,7 @@ func TestSubscribe(t *testing.T) {
 
 func TestStreamEndsWithItsContext(t *testing.T) {
 	t.Parallel()
-	b := &bus{}
+	b := newBus()
 	c := start(t, api.Services{Subscribe: b.subscribe})
 	ctx, cancel := context.WithCancel(t.Context())
 	s, err := c.Subscribe(ctx, "a")
@@ -82,7 +98,7 @@ func TestStreamEndsWithItsContext(t *testing.T) {
 
 func TestStreamEndsWithTheGateway(t *testing.T) {
 	t.Parallel()
-	b := &bus{}
+	b := newBus()
 	dir := dataDir(t)
 	a := startIn(t, dir, api.Services{Subscribe: b.subscribe})
 	s, err := newClient(t, client.Options{Data: dir}).Subscribe(t.Context(), "a")
@@ -97,9 +113,9 @@ func TestStreamEndsWithTheGateway(t *testing.T) {
 
 func TestStreamTellsWhatIsLost(t *testing.T) {
 	t.Parallel()
-	b := &bus{}
+	b := newBus()
 	c := start(t, api.Services{Subscribe: b.subscribe})
-	s, err := c.Subscribe(t.Context(), "a")
+	s, err := c.Subscribe(t.Context(), "#")
 	if err != nil {
 		t.Fatal(err)
 	}
