@@ -39,6 +39,9 @@ func (f *Fake) Device(id identity.DeviceID, serve Serve) {
 
 // Call implements [rpc.Transport]. A request to a name without a device is lost.
 func (f *Fake) Call(ctx context.Context, dev identity.DeviceID, req rpc.Frame) (rpc.Frame, error) {
+	if err := ctx.Err(); err != nil {
+		return rpc.Frame{}, err
+	}
 	f.mu.Lock()
 	serve := f.devices[dev]
 	f.mu.Unlock()
