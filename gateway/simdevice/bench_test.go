@@ -245,4 +245,3 @@ func (p *peer) field(method, params, name string) string {
 	}
 	return strings.Trim(string(fields[name]), `"`)
 }
-
