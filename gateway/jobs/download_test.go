@@ -97,7 +97,7 @@ func TestGrantsEnd(t *testing.T) {
 			}
 		}
 		h, link, _ = handler(t, shelf{image: testImage()}, DownloadOptions{})
-		time.Sleep(time.Hour + time.Second)
+		<-time.After(time.Hour + time.Second)
 		if w := get(h, "GET", link); w.Code != 403 {
 			t.Errorf("after an hour a token gives %d", w.Code)
 		}

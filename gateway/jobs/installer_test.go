@@ -173,13 +173,13 @@ func (b *board) set(f func()) {
 // fetch downloads the image, which takes two seconds.
 func (b *board) fetch(url string) {
 	b.set(func() { b.state = otaInProgress })
-	time.Sleep(time.Second) // of the bubble
+	<-time.After(time.Second) // of the bubble
 	w := httptest.NewRecorder()
 	b.downloads.ServeHTTP(w, httptest.NewRequest("GET", url, nil))
 	if w.Code != 200 || w.Body.Len() != imageBytes || w.Header().Get("Content-Length") != fmt.Sprint(imageBytes) {
 		b.t.Errorf("GET %s: %d with %d bytes: %s", url, w.Code, w.Body.Len(), w.Header())
 	}
-	time.Sleep(time.Second)
+	<-time.After(time.Second)
 }
 
 // restart boots into a firmware after a while.
@@ -197,7 +197,7 @@ func (b *board) restart(version, build string, committed bool) {
 // flap loses the connection for a moment.
 func (b *board) flap() {
 	b.set(func() { b.online, b.since = false, time.Now() })
-	time.Sleep(time.Second)
+	<-time.After(time.Second)
 	b.set(func() { b.online, b.since = true, time.Now() })
 }
 
@@ -227,13 +227,13 @@ func TestInstall(t *testing.T) {
 		{name: "the connection is lost while it installs", kept: true, script: func(b *board, url string) error {
 			b.fetch(url)
 			b.flap()
-			time.Sleep(5 * time.Second)
+			<-time.After(5 * time.Second)
 			b.restart("2.0.0", "b2", false)
 			return errNoAnswer
 		}},
 		{name: "the connection is lost before it starts", kept: true, script: func(b *board, url string) error {
 			b.flap()
-			time.Sleep(5 * time.Second)
+			<-time.After(5 * time.Second)
 			return good(nil)(b, url)
 		}},
 		{name: "firmware that commits itself", kept: true, script: func(b *board, url string) error {
@@ -321,7 +321,7 @@ func TestInstall(t *testing.T) {
 				if len(b.downloads.grants) != 0 {
 					t.Error("a grant is left")
 				}
-				time.Sleep(10 * time.Second) // the board's timers
+				<-time.After(10 * time.Second) // the board's timers
 			})
 		})
 	}
