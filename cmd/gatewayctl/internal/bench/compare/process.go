@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"time"
 )
@@ -18,7 +19,6 @@ type process struct {
 	in     io.WriteCloser // its standard input
 	log    string         // file with what it says
 	exited chan struct{}
-	err    error // why it exited; after exited
 }
 
 // start runs a program whose words go to the file log, its standard output too unless piped.
@@ -30,7 +30,7 @@ func start(log string, piped bool, program string, args ...string) (p *process, 
 	defer f.Close() //nolint:errcheck // the child has its own
 	p = &process{cmd: exec.Command(program, args...), log: log, exited: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = f, f
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C is for us; we stop it
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM} // Ctrl-C is for us, who stop it
 	if piped {
 		var w *os.File
 		if p.out, w, err = os.Pipe(); err != nil {
@@ -42,14 +42,24 @@ func start(log string, piped bool, program string, args ...string) (p *process, 
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		return nil, err
 	}
-	if err := p.cmd.Start(); err != nil {
+	started := make(chan error)
+	go p.run(started)
+	if err := <-started; err != nil {
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}
-	go func() {
-		p.err = p.cmd.Wait()
-		close(p.exited)
-	}()
 	return p, nil
+}
+
+// run starts the process and waits for it on one thread: the process is told when that ends.
+func (p *process) run(started chan<- error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer close(p.exited)
+	err := p.cmd.Start()
+	started <- err
+	if err == nil {
+		_ = p.cmd.Wait()
+	}
 }
 
 func (p *process) pid() int { return p.cmd.Process.Pid }
