@@ -194,6 +194,10 @@ func compile(cfg Config) (*rules.Set, error) {
 // message log fails.
 func (b *Bridge) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { // without upstreams as well
+		<-ctx.Done()
+		return nil
+	})
 	for _, u := range b.uplinks {
 		g.Go(func() error { return u.run(ctx) })
 	}

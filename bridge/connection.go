@@ -21,7 +21,8 @@ type connection struct {
 	link      Link          // set before up is closed
 	up        chan struct{} // closed when publishing may start
 	connected atomic.Bool
-	progress  atomic.Bool // the upstream has taken something
+	took      atomic.Bool // the upstream has acknowledged a message
+	received  atomic.Bool // a message came down
 	lost      atomic.Bool // the connection has ended with something on its way
 	jobs      []chan job  // for the workers of the way down, chosen by topic
 	seed      maphash.Seed
@@ -38,7 +39,8 @@ type flight struct {
 	r     *rule
 	seq   uint64
 	topic string // local
-	trial bool   // it is its last try
+	qos   mqtt.QoS
+	trial bool // it is its last try
 	since time.Time
 	done  atomic.Bool
 }
@@ -260,6 +262,9 @@ func (f *flight) finish(err error) {
 	switch {
 	case err == nil:
 		f.r.took(f.seq)
+		if f.qos > mqtt.QoS0 { // only then it is the upstream that says so
+			c.took.Store(true)
+		}
 	case errors.As(err, &refused):
 		f.r.refuse(f.seq, f.topic, refused.Why)
 	default: // it stays in flights, for judge, and in its place, so that nothing follows it
@@ -267,7 +272,6 @@ func (f *flight) finish(err error) {
 		return
 	}
 	f.done.Store(true)
-	c.progress.Store(true)
 	c.mu.Lock()
 	open := false
 	if c.careful > 0 {

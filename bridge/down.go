@@ -80,7 +80,7 @@ func (c *connection) work(ctx context.Context, jobs <-chan job) {
 				done = c.publish(ctx, d) && done
 			}
 			if done {
-				c.progress.Store(true)
+				c.received.Store(true)
 				j.ack()
 			}
 		}

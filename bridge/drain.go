@@ -3,6 +3,7 @@ package bridge
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -92,7 +93,7 @@ func (r *rule) advance(ctx context.Context, c *connection, out []outgoing) (int,
 	if err != nil {
 		return 0, err
 	}
-	if stepped && c.progress.Load() { // the upstream is well, so this is the message's own trial
+	if stepped && c.took.Load() { // the upstream is well, so this is the message's own trial
 		r.mu.Lock()
 		o, ok := r.suspects.trial()
 		r.mu.Unlock()
@@ -114,7 +115,7 @@ func (r *rule) send(c *connection, o outgoing, now time.Time, trial bool) {
 		r.resent.Add(1)
 	}
 	r.highest = max(r.highest, o.seq)
-	c.send(&flight{c: c, r: r, seq: o.seq, topic: o.topic, trial: trial, since: now}, o.m)
+	c.send(&flight{c: c, r: r, seq: o.seq, topic: o.topic, qos: o.m.QoS, trial: trial, since: now}, o.m)
 }
 
 // prepare makes messages for the upstream out of records, and drops what cannot be sent.
@@ -144,6 +145,9 @@ func (r *rule) prepare(records []msglog.Record) []outgoing {
 		}
 		o := outgoing{rec.Seq, m.Topic, m}
 		o.m.Topic, o.m.QoS, o.m.Publisher = remote, r.mapping.Rule().QoS, mqtt.Publisher{}
+		if !rec.Expires.IsZero() { // what is left of it [MQTT-3.3.2-6]
+			o.m.ExpirySeconds = uint32(math.Ceil(rec.Expires.Sub(now).Seconds()))
+		}
 		if r.u.about.UserProperties {
 			o.m.UserProperties = withHop(m.UserProperties)
 		}

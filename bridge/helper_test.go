@@ -2,6 +2,7 @@ package bridge_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -92,6 +93,7 @@ type site struct {
 	*localBroker
 	t      testing.TB
 	dir    string
+	now    func() time.Time // of the log
 	bridge *bridge.Bridge
 	cancel context.CancelFunc
 	ended  chan error
@@ -118,16 +120,22 @@ func (s *site) start(cfg bridge.Config, opts bridge.Options) *site {
 // make opens the log and makes the bridge.
 func (s *site) make(cfg bridge.Config, opts bridge.Options) {
 	s.t.Helper()
-	log, err := msglog.Open(s.dir, msglog.Options{Durability: msglog.Never})
-	if err != nil {
-		s.t.Fatal(err)
-	}
+	var log *msglog.Log
+	s.until("the log opens", func() bool {
+		var err error
+		log, err = msglog.Open(s.dir, msglog.Options{Durability: msglog.Never, Now: s.now})
+		if err != nil && !errors.Is(err, msglog.ErrLocked) {
+			s.t.Fatal(err)
+		}
+		return err == nil // a process that another test just forks has the lock for a moment
+	})
 	s.localBroker = &localBroker{log: log, consumers: make(map[string]localConsumer)}
 	opts.Observe = func(e bridge.Event) {
 		s.eventMu.Lock()
 		defer s.eventMu.Unlock()
 		s.events = append(s.events, e)
 	}
+	var err error
 	s.bridge, err = bridge.New(log, s.localBroker, cfg, opts)
 	if err != nil {
 		_ = log.Close()

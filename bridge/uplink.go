@@ -71,7 +71,7 @@ func (u *uplink) run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if c.progress.Load() || c.connected.Load() && time.Since(began) > u.b.opts.MaxBackoff {
+		if c.took.Load() || c.received.Load() || c.connected.Load() && time.Since(began) > u.b.opts.MaxBackoff {
 			wait.reset()
 		}
 		pause := wait.next()
