@@ -219,7 +219,7 @@ func (b *Broker) Sessions() []Session {
 	var list []Session
 	for _, c := range b.liveConns() {
 		info := c.info.Load()
-		if info == nil || !c.established.Load() {
+		if info == nil || !c.serving() {
 			continue
 		}
 		s := *info

@@ -347,8 +347,11 @@ func (c *conn) end() {
 	c.lost() // unless something else ended it
 	c.b.guard(c, func() { c.b.detach(c) })
 	close(c.gone)
-	<-c.out.flushed
+	c.closeSocket()
 }
+
+// serving reports whether c has its session and has not ended.
+func (c *conn) serving() bool { return c.established.Load() && !c.closing() }
 
 // abandon marks a connection as ended that was never served.
 func (c *conn) abandon() { close(c.gone) }

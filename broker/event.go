@@ -132,9 +132,10 @@ func (b *Broker) Stats() Stats {
 		s.Connections[name] = 0
 	}
 	for c := range b.conns {
-		if c.established.Load() {
+		switch {
+		case c.serving():
 			s.Connections[c.l.Name]++
-		} else {
+		case !c.closing():
 			s.Pending++
 		}
 	}

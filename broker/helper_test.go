@@ -325,6 +325,7 @@ type client struct {
 	nc      net.Conn
 	r       *bufio.Reader
 	version byte
+	later   []reply // read before it was asked for
 }
 
 func dialPlain(t testing.TB, address string, version byte) *client {
@@ -381,6 +382,15 @@ type reply struct {
 }
 
 func (c *client) tryRead() (reply, error) {
+	if len(c.later) > 0 {
+		p := c.later[0]
+		c.later = c.later[1:]
+		return p, nil
+	}
+	return c.tryReadNew()
+}
+
+func (c *client) tryReadNew() (reply, error) {
 	if err := c.nc.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return reply{}, err
 	}
@@ -622,3 +632,5 @@ func (tb *testBroker) consume(t *testing.T, id msglog.ConsumerID, filter mqtt.Fi
 }
 
 var errDisk = errors.New("disk on fire")
+
+func dialQuick(address string) (net.Conn, error) { return net.DialTimeout("tcp", address, time.Second) }

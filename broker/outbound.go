@@ -32,7 +32,7 @@ type outbound struct {
 
 	room    chan struct{} // has a value after the writer made room
 	dead    chan struct{} // closed when ended
-	flushed chan struct{} // closed when the socket is
+	flushed chan struct{} // closed when the last byte is out
 }
 
 // An ending says how a connection ends.
@@ -183,7 +183,7 @@ func (c *conn) write() {
 			sealed := o.sealed
 			o.mu.Unlock()
 			if sealed {
-				c.closeSocket()
+				c.finishWriting()
 			}
 			return
 		}
@@ -282,32 +282,37 @@ func (c *conn) seal() {
 	c.startWriting()
 }
 
-// closeSocket is the writer's last act.
+// finishWriting is the writer's last act.
+func (c *conn) finishWriting() {
+	c.out.mu.Lock()
+	linger := c.out.ending.linger
+	c.out.mu.Unlock()
+	if linger {
+		type halfCloser interface{ CloseWrite() error }
+		if t, ok := c.nc.(halfCloser); ok { // close_notify
+			_ = t.CloseWrite()
+		}
+		if t, ok := c.raw.Conn.(halfCloser); ok { // FIN
+			_ = t.CloseWrite()
+		}
+	}
+	close(c.out.flushed)
+}
+
+// closeSocket is the last act of the connection's own goroutine. A socket that is closed with
+// unread bytes resets the connection, and the client might never see why: so it reads on for a
+// moment. Nobody else may do that, as the deadline that wakes the reader would be moved.
 func (c *conn) closeSocket() {
-	o := &c.out
-	o.mu.Lock()
-	e, grace := o.ending, o.grace
-	o.mu.Unlock()
-	if e.linger {
-		c.lingerOn()
+	<-c.out.flushed
+	c.out.mu.Lock()
+	linger, grace := c.out.ending.linger, c.out.grace
+	c.out.mu.Unlock()
+	if linger {
+		_ = c.raw.SetReadDeadline(time.Now().Add(lingerTime))
+		_, _ = io.CopyN(io.Discard, c.raw, lingerBytes)
 	}
 	_ = c.nc.Close()
 	if grace != nil {
 		grace.Stop()
 	}
-	close(o.flushed)
-}
-
-// lingerOn says that nothing more comes and reads on for a moment: a socket that is closed with
-// unread bytes resets the connection, and the client might never see why.
-func (c *conn) lingerOn() {
-	type halfCloser interface{ CloseWrite() error }
-	if t, ok := c.nc.(halfCloser); ok { // TLS: close_notify; TCP: FIN
-		_ = t.CloseWrite()
-	}
-	if t, ok := c.raw.Conn.(halfCloser); ok {
-		_ = t.CloseWrite()
-	}
-	_ = c.raw.SetReadDeadline(time.Now().Add(lingerTime))
-	_, _ = io.CopyN(io.Discard, c.raw, lingerBytes)
 }
