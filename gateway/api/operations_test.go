@@ -176,11 +176,11 @@ func TestReadDeadlineEndsWithTheBody(t *testing.T) {
 			select {
 			case <-ctx.Done():
 				return nil, fmt.Errorf("cut short: %w", context.Cause(ctx))
-			case <-time.After(150 * time.Millisecond):
+			case <-time.After(700 * time.Millisecond):
 				return json.RawMessage("true"), nil
 			}
 		},
-	}, api.Options{ReadTimeout: 50 * time.Millisecond})
+	}, api.Options{ReadTimeout: 400 * time.Millisecond})
 	if res, text := s.ask(t, "POST", "/api/v1/devices/lamp/rpc/A.B", `{"x":1}`); res.StatusCode != 200 {
 		t.Errorf("%s %s", res.Status, text)
 	}
@@ -360,51 +360,5 @@ func TestListsAreNeverNull(t *testing.T) {
 		if res, text := s.ask(t, "GET", "/api/v1"+path, ""); res.StatusCode != 200 || strings.Contains(text, "null") {
 			t.Errorf("%s: %s %s", path, res.Status, text)
 		}
-	}
-}
-
-// An image is never held in memory: the service sees its first bytes before the last are sent.
-func TestUploadIsStreamed(t *testing.T) {
-	t.Parallel()
-	first := make(chan struct{})
-	s := start(t, api.Services{
-		AddImage: func(_ context.Context, name string, r io.Reader) (api.Image, error) {
-			if _, err := io.ReadFull(r, make([]byte, 4)); err != nil {
-				return api.Image{}, err
-			}
-			close(first)
-			n, err := io.Copy(io.Discard, r)
-			return api.Image{Name: name, SizeBytes: 4 + n}, err
-		},
-	}, api.Options{MaxImageBytes: 1 << 20})
-	pr, pw := io.Pipe()
-	go func() {
-		pw.Write([]byte("head"))
-		<-first
-		pw.Write(make([]byte, 1000))
-		pw.Close()
-	}()
-	req, _ := http.NewRequest("POST", "http://gatewayctl/api/v1/firmware?name=fw", pr)
-	res, err := s.http.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	var img api.Image
-	if err := json.NewDecoder(res.Body).Decode(&img); err != nil || img != (api.Image{Name: "fw", SizeBytes: 1004}) {
-		t.Errorf("%s %+v %v", res.Status, img, err)
-	}
-}
-
-func TestImageThatIsTooLarge(t *testing.T) {
-	t.Parallel()
-	s := start(t, api.Services{
-		AddImage: func(_ context.Context, _ string, r io.Reader) (api.Image, error) {
-			_, err := io.Copy(io.Discard, r)
-			return api.Image{}, fmt.Errorf("store image: %w", err)
-		},
-	}, api.Options{MaxImageBytes: 10})
-	if p := s.problem(t, "POST", "/api/v1/firmware", "12345678901"); p.Code != api.CodeTooLarge {
-		t.Errorf("problem %+v", p)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -21,15 +22,29 @@ const (
 type uploadInput struct {
 	Name string `query:"name" maxLength:"128" doc:"what to call the image; absent: what it calls itself"`
 
-	body  io.Reader
-	given string // the name in the answer's audit
+	body  io.ReadCloser
+	w     http.ResponseWriter // the server's own
+	given string              // the name in the answer's audit
 }
 
 // Resolve implements [huma.Resolver]: it keeps the body for the operation to read.
 func (in *uploadInput) Resolve(ctx huma.Context) []error {
-	r, _ := humago.Unwrap(ctx)
-	in.body = r.Body
+	r, w := humago.Unwrap(ctx)
+	for {
+		inner, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = inner.Unwrap()
+	}
+	in.body, in.w = r.Body, w
 	return nil
+}
+
+// refuse makes the server close the connection slowly, as it does when a limit is hit: its answer
+// must reach a client that is still sending, rather than break that client's next write.
+func (in *uploadInput) refuse() {
+	http.MaxBytesReader(in.w, io.NopCloser(strings.NewReader("x")), 0).Read(make([]byte, 1))
 }
 
 type imageInput struct {
@@ -53,8 +68,9 @@ func (a *API) registerFirmware() {
 			in.given = in.Name
 			ctx, stop := a.untilStop(ctx)
 			defer stop()
-			img, err := s.AddImage(ctx, in.Name, http.MaxBytesReader(nil, io.NopCloser(in.body), a.opts.MaxImageBytes))
+			img, err := s.AddImage(ctx, in.Name, http.MaxBytesReader(in.w, in.body, a.opts.MaxImageBytes))
 			if err != nil {
+				in.refuse()
 				return img, a.problem(ctx, "firmware-add", err)
 			}
 			in.given = img.Name + " " + img.SHA256

@@ -14,8 +14,9 @@ import (
 // Services are what the operations act on, filled in by the composition root. An operation whose
 // function is nil answers 501 with the code [CodeUnavailable].
 //
-// The functions are called from many goroutines. The context holds the [Caller], and ends when
-// the caller leaves, when the operation's time is up, and when the server shuts down. An error
+// The functions are called from many goroutines. The context holds the [Caller]; it ends when the
+// caller leaves, and for what may take long (calls, scans, uploads, updates, streams) also when
+// its time is up and when the server shuts down. An error
 // that is, or wraps, a [*Problem] is sent as it is; the known errors of packages rpc, pki,
 // gateway, provision and the firmware packages are translated by one table; anything else is an
 // internal error, logged here.

@@ -144,7 +144,7 @@ func TestWait(t *testing.T) {
 	ready := make(chan struct{})
 	done := make(chan error, 1)
 	c := newClient(t, client.Options{Data: dir})
-	short, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	short, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if err := c.Wait(short); code(err) != api.CodeTimeout || exit(err) != 5 || !strings.Contains(err.Error(), "no gateway answers") {
 		t.Errorf("without a gateway: %v", err)
@@ -158,7 +158,7 @@ func TestWait(t *testing.T) {
 			return errors.New("starting")
 		}
 	}})
-	short, cancel = context.WithTimeout(t.Context(), 10*time.Millisecond)
+	short, cancel = context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if err := c.Wait(short); code(err) != api.CodeTimeout {
 		t.Errorf("before it is ready: %v", err)
@@ -182,7 +182,6 @@ func TestDeadlineAndInterruption(t *testing.T) {
 	if _, err := c.Status(ctx); code(err) != api.CodeTimeout || !errors.Is(err, context.DeadlineExceeded) || exit(err) != 5 {
 		t.Errorf("deadline: %v", err)
 	}
-	<-called
 	ctx, cancel = context.WithCancel(t.Context())
 	go func() { <-called; cancel() }()
 	if _, err := c.Status(ctx); !errors.Is(err, context.Canceled) {

@@ -28,26 +28,33 @@ func (c *Client) Ready(ctx context.Context) error {
 func (c *Client) Wait(ctx context.Context) error {
 	retry := time.NewTicker(100 * time.Millisecond)
 	defer retry.Stop()
+	var last Error
 	for {
 		err := c.Ready(ctx)
 		var e *Error
-		if err == nil || !errors.As(err, &e) {
-			return err
+		if err == nil {
+			return nil
 		}
-		switch {
-		case e.Code == CodeNoGateway, e.Code == CodeConnectionLost, e.Status == http.StatusServiceUnavailable:
-		default:
-			return err
+		if ctx.Err() == nil {
+			if !errors.As(err, &e) || !e.passes() {
+				return err
+			}
+			last = *e
 		}
 		select {
 		case <-retry.C:
 		case <-ctx.Done():
-			if errors.Is(ctx.Err(), context.Canceled) {
-				return ctx.Err()
+			if errors.Is(ctx.Err(), context.Canceled) || last.Message == "" {
+				return c.interrupted(ctx.Err())
 			}
-			return &Error{Code: api.CodeTimeout, Message: "the gateway is not ready in time: " + e.Message, Remedy: e.Remedy, err: ctx.Err()}
+			return &Error{Code: api.CodeTimeout, Message: "the gateway is not ready in time: " + last.Message, Remedy: last.Remedy, err: ctx.Err()}
 		}
 	}
+}
+
+// passes reports whether a gateway that starts may end what e reports.
+func (e *Error) passes() bool {
+	return e.Code == CodeNoGateway || e.Code == CodeConnectionLost || e.Status == http.StatusServiceUnavailable
 }
 
 // Devices returns the registered devices that q chooses, by name.

@@ -16,6 +16,7 @@ import (
 	"gatewayctl/gateway/events"
 	"gatewayctl/gateway/rpc"
 	"gatewayctl/pki/identity"
+	"gatewayctl/store"
 )
 
 // filled returns a T in which every member is set, so that one that is lost on the way shows.
@@ -255,5 +256,25 @@ func TestUpdate(t *testing.T) {
 	fails = rpc.ErrOffline
 	if _, err := c.Update(t.Context(), "lamp", api.UpdateRequest{Image: "fw"}, nil); code(err) != api.CodeOffline {
 		t.Errorf("error %v", err)
+	}
+}
+
+// zeros is an endless image.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
+
+// What the gateway says about an upload arrives, although the client has not sent everything.
+func TestUploadThatIsRefused(t *testing.T) {
+	t.Parallel()
+	read := 0
+	c := start(t, api.Services{AddImage: func(_ context.Context, _ string, r io.Reader) (api.Image, error) {
+		io.CopyN(io.Discard, r, int64(read))
+		return api.Image{}, store.ErrFull
+	}})
+	for _, read = range []int{0, 1, 10 << 20} {
+		if _, err := c.AddImage(t.Context(), "fw", io.LimitReader(zeros{}, 1<<30), 1<<30); code(err) != api.CodeDiskFull {
+			t.Errorf("after %d bytes: %v", read, err)
+		}
 	}
 }

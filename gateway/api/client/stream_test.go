@@ -83,7 +83,7 @@ func TestStreamEndsWithItsContext(t *testing.T) {
 	if _, err := s.Next(); !errors.Is(err, context.Canceled) {
 		t.Errorf("canceled: %v", err)
 	}
-	ctx, cancel = context.WithTimeout(t.Context(), 20*time.Millisecond)
+	ctx, cancel = context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	if s, err = c.Subscribe(ctx, "a"); err != nil {
 		t.Fatal(err)
@@ -119,7 +119,7 @@ func TestStreamTellsWhatIsLost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const sent = 10000
+	const sent = 4000
 	for range sent {
 		b.deliver(mqtt.Message{Topic: "a", Payload: make([]byte, 1000)})
 	}
@@ -152,7 +152,7 @@ func serve(t *testing.T, answer http.HandlerFunc) *client.Client {
 	server := &httptest.Server{Listener: l, Config: &http.Server{Handler: answer}}
 	server.Start()
 	t.Cleanup(server.Close)
-	return newClient(t, client.Options{Data: dir, StreamTimeout: 30 * time.Millisecond})
+	return newClient(t, client.Options{Data: dir, StreamTimeout: 300 * time.Millisecond})
 }
 
 func TestStreamThatFallsSilent(t *testing.T) {
