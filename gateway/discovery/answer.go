@@ -62,9 +62,10 @@ func (r *responder) heardQuery(now time.Time, p *presence, m *message, peer neti
 	}
 	var direct, all []*record
 	shared := false
-	for rec, multicast := range asked {
+	for _, rec := range p.records {
+		multicast, ok := asked[rec]
 		switch {
-		case known(rec, m):
+		case !ok || known(rec, m):
 		case multicast:
 			all = append(all, rec)
 			shared = shared || !rec.unique

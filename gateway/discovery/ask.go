@@ -94,8 +94,10 @@ func (b *browser) poll(now time.Time) (out []packet, next time.Time) {
 		for _, k := range slices.Sorted(maps.Keys(n.instances)) {
 			b.tendInstance(now, n, k, &q, soon)
 		}
-		for _, data := range q.packets(n.known(now)) {
-			out = append(out, packet{link: index, data: data})
+		if len(q.list) > 0 {
+			for _, data := range q.packets(n.known(now)) {
+				out = append(out, packet{link: index, data: data})
+			}
 		}
 	}
 	return out, next
@@ -219,9 +221,6 @@ func (n *neighbourhood) known(now time.Time) []dns.RR {
 // packets puts the questions, and the known answers to them, in as few packets as possible. The
 // known answers to questions in one packet may go on in further ones (RFC 6762 §7.2).
 func (q *questions) packets(known []dns.RR) [][]byte {
-	if len(q.list) == 0 {
-		return nil
-	}
 	var msgs []*dns.Msg
 	m := &dns.Msg{Compress: true}
 	full := func() bool { return m.Len() > packetLimit }

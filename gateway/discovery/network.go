@@ -15,7 +15,7 @@ import (
 
 // ErrNoInterface is returned by [Scan] if no network interface is up that can multicast and has an
 // address, or none of them could be used.
-var ErrNoInterface = errors.New("no network interface can multicast")
+var ErrNoInterface = errors.New("no network interface can be used for multicast DNS")
 
 const (
 	refreshInterval = 2 * time.Second // how soon a new interface or address is noticed
@@ -87,7 +87,7 @@ type network struct {
 	open    map[socket]*net.UDPConn
 	links   []link
 	machine []netip.Addr // all addresses of this machine
-	trouble string       // the last one logged
+	said    string       // the error that was logged last
 	readers sync.WaitGroup
 	closed  chan struct{}
 }
@@ -150,22 +150,35 @@ func (n *network) refresh() (changed bool, err error) {
 	}
 	changed = !slices.EqualFunc(links, n.links, link.equal) || !slices.Equal(machine, n.machine)
 	n.links, n.machine = links, machine
-	if len(links) == 0 {
-		errs = append([]error{ErrNoInterface}, errs...)
+	return changed, trouble(len(links) == 0, errs)
+}
+
+// trouble puts errors in one line.
+func trouble(none bool, errs []error) error {
+	var why []string
+	for _, err := range errs {
+		why = append(why, err.Error())
 	}
-	return changed, errors.Join(errs...)
+	switch all := strings.Join(why, "; "); {
+	case none && all != "":
+		return fmt.Errorf("%w: %s", ErrNoInterface, all)
+	case none:
+		return ErrNoInterface
+	case all != "":
+		return errors.New(all)
+	}
+	return nil
 }
 
 // complain logs what refresh returned when it changes, not at every refresh.
 func (n *network) complain(err error) {
-	trouble := ""
+	said := n.said
+	n.said = ""
 	if err != nil {
-		trouble = strings.ReplaceAll(err.Error(), "\n", "; ")
+		if n.said = err.Error(); n.said != said {
+			n.log.Warn("multicast DNS is not on all interfaces", "err", err)
+		}
 	}
-	if n.trouble != trouble && trouble != "" {
-		n.log.Warn("multicast DNS is not on all interfaces", "err", trouble)
-	}
-	n.trouble = trouble
 }
 
 // usable reports whether to talk over ifi. Loopback and point-to-point interfaces are used only

@@ -3,6 +3,7 @@ package discovery
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -185,6 +186,38 @@ func TestScanWithoutNetwork(t *testing.T) {
 		_, err := Scan(t.Context(), ScanOptions{})
 		if !errors.Is(err, ErrNoInterface) || !strings.Contains(err.Error(), "224.0.0.251:5353 on eth0: bind: address already in use") {
 			t.Errorf("with the port taken: %v", err)
+		}
+	})
+}
+
+// TestScanSeveralLinks: two networks, one of them without IPv4, have an instance of the same name.
+func TestScanSeveralLinks(t *testing.T) {
+	t.Parallel()
+	gw, pc, tab := newNetns(t, "gw"), newNetns(t, "pc"), newNetns(t, "tab")
+	wire(gw, pc, "eth0", "10.77.0.1/24", "10.77.0.2/24")
+	wire(gw, tab, "eth1", "fd00:78::1/64", "fd00:78::2/64")
+	gw.announce(testGateway().Services())
+	pc.avahi("pc")
+	tab.avahi("tab")
+	pc.publish([]string{"-s", "lamp", "_http._tcp", "80"})
+	tab.publish([]string{"-s", "lamp", "_http._tcp", "81"})
+	tab.sees(seen{Name: "Größe 1. Hub", Type: TypeGateway, Host: "hub.local", Address: "fd00:78::1", Port: 8443, TXT: gatewayTXT})
+	gw.do(func() {
+		list, err := Scan(t.Context(), ScanOptions{Services: []string{"_http._tcp"}})
+		if err != nil {
+			t.Error(err)
+		}
+		var got []string
+		for _, f := range list {
+			got = append(got, fmt.Sprint(f.Instance, " ", f.Interface, " ", f.Port, " ", slices.ContainsFunc(f.Addresses, netip.Addr.Is4), " ",
+				slices.Contains(f.Addresses, netip.MustParseAddr("fd00:78::2"))))
+		}
+		if diff := cmp.Diff([]string{"lamp eth0 80 true false", "lamp eth1 81 false true"}, got); diff != "" {
+			t.Errorf("(-want +got):\n%s", diff)
+		}
+		list, err = Scan(t.Context(), ScanOptions{Services: []string{"_http._tcp"}, Interfaces: []string{"eth1"}, Timeout: time.Second})
+		if err != nil || len(list) != 1 || list[0].Interface != "eth1" {
+			t.Errorf("on eth1 alone: %v, %v", list, err)
 		}
 	})
 }
