@@ -16,6 +16,7 @@ import (
 	"gatewayctl/firmware/repository"
 	"gatewayctl/gateway"
 	"gatewayctl/gateway/discovery"
+	"gatewayctl/gateway/jobs"
 	"gatewayctl/gateway/provision"
 	"gatewayctl/gateway/rpc"
 	"gatewayctl/pki"
@@ -86,6 +87,14 @@ func (a *API) problem(ctx context.Context, operation string, err error) *Problem
 	case is(gateway.ErrInvalid), is(firmware.ErrInvalid):
 		return answer(CodeInvalid, "")
 
+	case is(jobs.ErrUnsuitable):
+		return answer(CodeRefused, "Choose an image for this device: `gatewayctl firmware list` shows their platforms.")
+	case is(jobs.ErrUncommitted):
+		return answer(CodeRefused, "Call OTA.Commit or OTA.Revert of the device first, or wait until it goes back by itself.")
+	case is(jobs.ErrBusy):
+		return answer(CodeBusy, "Wait for its end; `gatewayctl events --device NAME` shows it.")
+	case is(jobs.ErrFailed):
+		return answer(CodeDeviceError, "The device goes back to the firmware that it had, if it has not already.")
 	case is(repository.ErrNotFound):
 		return answer(CodeUnknownImage, "`gatewayctl firmware list` shows the images.")
 	case is(repository.ErrAmbiguous):
