@@ -69,7 +69,9 @@ type UpstreamConfig struct {
 	Name        string // 1 to 64 of a-z A-Z 0-9 _ - . ; unique
 	Upstream    Upstream
 	Rules       []RuleConfig
-	MaxInFlight int // publishes of all rules together that are not acknowledged yet; 0 means 20
+	// MaxInFlight bounds the publishes of all rules together that are not acknowledged yet; 0 means
+	// 50. More is faster over a long line, and sends more again after a break.
+	MaxInFlight int
 }
 
 // A RuleConfig is one rule and the bounds of its queue. A rule is known to the log by its name, so

@@ -35,7 +35,7 @@ type uplink struct {
 func newUplink(b *Bridge, bus bus, cfg UpstreamConfig, set *rules.Set) (*uplink, error) {
 	u := &uplink{
 		b: b, bus: bus, name: cfg.Name, upstream: cfg.Upstream, about: cfg.Upstream.Describe(),
-		maxInFlight: cmp.Or(cfg.MaxInFlight, 20), vetoed: make(map[string]bool),
+		maxInFlight: cmp.Or(cfg.MaxInFlight, 50), vetoed: make(map[string]bool),
 		log: b.opts.Log.With("upstream", cfg.Name),
 	}
 	u.seen = Status{State: Stopped, Since: b.opts.Now()}
