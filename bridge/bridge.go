@@ -66,9 +66,9 @@ type Config struct {
 
 // An UpstreamConfig is one upstream and its rules.
 type UpstreamConfig struct {
-	Name        string // 1 to 64 of a-z A-Z 0-9 _ - . ; unique
-	Upstream    Upstream
-	Rules       []RuleConfig
+	Name     string // 1 to 64 of a-z A-Z 0-9 _ - . ; unique
+	Upstream Upstream
+	Rules    []RuleConfig
 	// MaxInFlight bounds the publishes of all rules together that are not acknowledged yet; 0 means
 	// 50. More is faster over a long line, and sends more again after a break.
 	MaxInFlight int
