@@ -19,6 +19,7 @@ import (
 	"gatewayctl/gateway"
 	"gatewayctl/gateway/api"
 	"gatewayctl/gateway/discovery"
+	"gatewayctl/gateway/jobs"
 	"gatewayctl/gateway/provision"
 	"gatewayctl/gateway/rpc"
 	"gatewayctl/pki"
@@ -114,6 +115,9 @@ func TestErrorsOfServices(t *testing.T) {
 		{provision.ErrDisabled, 409, api.CodeRefused},
 		{repository.ErrNotFound, 404, api.CodeUnknownImage},
 		{repository.ErrAmbiguous, 422, api.CodeInvalid},
+		{jobs.ErrUnsuitable, 409, api.CodeRefused},
+		{jobs.ErrBusy, 503, api.CodeBusy},
+		{jobs.ErrFailed, 502, api.CodeDeviceError},
 		{msglog.ErrTooLarge, 413, api.CodeTooLarge},
 		{msglog.ErrFull, 507, api.CodeDiskFull},
 		{discovery.ErrNoInterface, 503, api.CodeUnavailable},
