@@ -3,6 +3,7 @@ package plane
 import (
 	"encoding/binary"
 	"log/slog"
+	"strings"
 
 	"gatewayctl/broker/mqtt"
 )
@@ -58,8 +59,8 @@ const (
 )
 
 // ParseConnect reads the body of a CONNECT. After an error the Connect still says the protocol
-// version, as far as it was read: the answer depends on it. A version that is not spoken is
-// [mqtt.UnsupportedProtocolVersion].
+// version to answer in, as far as it was read; 0 is before MQTT 5.0. A version that is not spoken
+// is [mqtt.UnsupportedProtocolVersion].
 func ParseConnect(body []byte) (*Connect, error) {
 	r := &reader{b: body}
 	c := &Connect{}
@@ -69,6 +70,9 @@ func ParseConnect(body []byte) (*Connect, error) {
 	case r.err != nil:
 		return c, r.err
 	case name == "MQIsdp", name == "MQTT" && version != V311 && version != V5: // [MQTT-3.1.2-2]
+		if version != v31 && version&bridgeBit == 0 { // of the future, or of nobody
+			c.Version = V5
+		}
 		return c, &Error{mqtt.UnsupportedProtocolVersion, "protocol version"}
 	case name != "MQTT": // [MQTT-3.1.2-1]
 		return c, malformed("protocol name")
@@ -96,17 +100,37 @@ func ParseConnect(body []byte) (*Connect, error) {
 		c.parseProps(r)
 	}
 	c.ClientID = r.text("client identifier") // [MQTT-3.1.3-3] [MQTT-3.1.3-4]
+	if strings.ContainsFunc(c.ClientID, disallowed) {
+		r.fail(disallowedClientID(version))
+	}
 	if hasWill {
 		c.Will = &Will{Message: mqtt.Message{QoS: willQoS, Retain: willRetain}}
 		c.Will.parse(version, r)
 	}
 	if c.HasUserName {
-		c.UserName = r.text("user name")
+		c.UserName = r.name("user name")
 	}
 	if c.HasPassword {
 		c.Password = r.data("password")
 	}
 	return c, r.done()
+}
+
+// Protocol versions that are not spoken but known, so that they get an answer they understand:
+// MQTT 3.1, and the bit that mosquitto's bridges used to set.
+const (
+	v31       = 3
+	bridgeBit = 0x80
+)
+
+// disallowedClientID refuses a client identifier for its code points. MQTT 5.0 has a reason for
+// an identifier that is a valid string (§3.2.2.2); in MQTT 3.1.1 the connection is closed (§1.5.3).
+func disallowedClientID(version byte) *Error {
+	e := malformed("client identifier with a control character or a non-character")
+	if version == V5 {
+		e.Reason = mqtt.ClientIdentifierNotValid
+	}
+	return e
 }
 
 func (c *Connect) parseProps(r *reader) {
@@ -165,7 +189,7 @@ func (w *Will) parse(version byte, r *reader) {
 		}
 		p.end(r)
 	}
-	m.Topic = r.text("will topic")
+	m.Topic = r.name("will topic")
 	if r.err == nil && mqtt.ValidateTopic(m.Topic, 0) != nil {
 		r.fail(malformed("will topic"))
 	}

@@ -73,8 +73,8 @@ type Header struct {
 // tell. maxBytes bounds the whole frame, 0 does not; a longer one is refused as soon as its
 // length is known ([mqtt.PacketTooLarge]).
 //
-// Only what a client may send is accepted: a type that only servers send is a protocol error,
-// wrong reserved flags are malformed [MQTT-2.1.3-1].
+// Only what a client may send is accepted: wrong reserved flags are malformed [MQTT-2.1.3-1], a
+// type that only servers send, or nobody, is a protocol error.
 func ParseHeader(b []byte, maxBytes int) (h Header, ok bool, err error) {
 	if len(b) == 0 {
 		return Header{}, false, nil
@@ -92,14 +92,16 @@ func ParseHeader(b []byte, maxBytes int) (h Header, ok bool, err error) {
 		if h.Flags != 0b0010 {
 			return Header{}, false, malformed("reserved flags of the fixed header")
 		}
-	case CONNECT, PUBACK, PUBREC, PUBCOMP, PINGREQ, DISCONNECT, AUTH:
+	case 0: // §2.1.2: forbidden
+		return Header{}, false, protocolError("packet type 0")
+	default:
 		if h.Flags != 0 {
 			return Header{}, false, malformed("reserved flags of the fixed header")
 		}
-	case CONNACK, SUBACK, UNSUBACK, PINGRESP:
-		return Header{}, false, protocolError("packet type that only a server sends")
-	default:
-		return Header{}, false, malformed("packet type 0")
+		switch h.Type {
+		case CONNACK, SUBACK, UNSUBACK, PINGRESP:
+			return Header{}, false, protocolError("packet type that only a server sends")
+		}
 	}
 	remaining, n := varint(b[1:])
 	if n < 0 {

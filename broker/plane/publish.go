@@ -29,7 +29,7 @@ func ParsePublish(version, flags byte, body []byte, p *Publish) error {
 	if !m.QoS.Valid() {
 		return malformed("publish with QoS 3")
 	}
-	m.Topic = r.text("topic name") // [MQTT-3.3.2-1]
+	m.Topic = r.name("topic name") // [MQTT-3.3.2-1]
 	if m.QoS > 0 {
 		p.PacketID = r.packetID()
 	}
@@ -70,6 +70,7 @@ func (p *Publish) parseProps(r *reader) {
 				ps.fail(&Error{mqtt.TopicAliasInvalid, "topic alias 0"})
 			}
 		case propSubscriptionID: // [MQTT-3.3.4-6]
+			ps.varint("subscription identifier")
 			ps.fail(protocolError("subscription identifier in a client's publish"))
 		case propUser:
 			m.UserProperties = append(m.UserProperties, ps.user())

@@ -3,6 +3,7 @@ package plane
 import (
 	"bytes"
 	"encoding/binary"
+	"strings"
 	"unicode/utf8"
 
 	"gatewayctl/broker/mqtt"
@@ -83,6 +84,49 @@ func (r *reader) text(what string) string {
 		return ""
 	}
 	return string(v)
+}
+
+// name reads a UTF-8 Encoded String that people and programs know something by: a topic, a
+// filter, an identifier. The code points that nobody should use are refused, as §1.5.4 allows:
+// control characters and non-characters.
+func (r *reader) name(what string) string {
+	v := r.data(what)
+	if printableASCII(v) {
+		return string(v)
+	}
+	if !utf8.Valid(v) {
+		r.fail(malformed(what))
+		return ""
+	}
+	s := string(v)
+	if strings.ContainsFunc(s, disallowed) {
+		r.fail(malformed(what + " with a control character or a non-character"))
+		return ""
+	}
+	return s
+}
+
+// disallowed reports whether r is one of the code points of MQTT 5.0 §1.5.4.
+func disallowed(r rune) bool {
+	return r < 0x20 || r >= 0x7F && r < 0xA0 || r >= 0xFDD0 && r <= 0xFDEF || r&0xFFFE == 0xFFFE
+}
+
+// printableASCII reports whether all of b is from 0x20 to 0x7E, eight bytes at a time; nearly
+// every topic is.
+func printableASCII(b []byte) bool {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	for ; len(b) >= 8; b = b[8:] {
+		x := binary.LittleEndian.Uint64(b)
+		if (x|(x-0x20*ones)|(x+ones))&tops != 0 {
+			return false
+		}
+	}
+	for _, c := range b {
+		if c < 0x20 || c > 0x7E {
+			return false
+		}
+	}
+	return true
 }
 
 func (r *reader) packetID() uint16 {
@@ -207,7 +251,7 @@ func (p *props) user() mqtt.UserProperty {
 
 // topic reads a topic name that a property carries [MQTT-3.3.2-14].
 func (p *props) topic(what string) string {
-	s := p.text(what)
+	s := p.name(what)
 	if p.err == nil && mqtt.ValidateTopic(s, 0) != nil {
 		p.fail(protocolError(what))
 	}

@@ -2,6 +2,7 @@ package plane
 
 import (
 	"encoding/binary"
+	"strings"
 
 	"gatewayctl/broker/mqtt"
 )
@@ -81,15 +82,25 @@ func parseSubscription(version byte, r *reader) Subscription {
 // parseFilter checks everything but the number of levels, which is the server's own limit and
 // no malformation.
 func parseFilter(r *reader) mqtt.Filter {
-	s := r.text("topic filter") // [MQTT-3.8.3-1]
+	s := r.name("topic filter") // [MQTT-3.8.3-1]
 	if r.err != nil {
 		return ""
 	}
 	f, err := mqtt.ParseFilter(s, 0)
-	if err != nil {
+	if err != nil && badShare(s) {
+		r.fail(protocolError("shared subscription"))
+	} else if err != nil {
 		r.fail(malformed("topic filter"))
 	}
 	return f
+}
+
+// badShare reports whether the share name of the filter s is wrong, or nothing follows it
+// [MQTT-4.8.2-1] [MQTT-4.8.2-2]. The standard calls neither malformed.
+func badShare(s string) bool {
+	after, shared := strings.CutPrefix(s, "$share/")
+	name, filter, _ := strings.Cut(after, "/")
+	return shared && (name == "" || strings.ContainsAny(name, "+#") || filter == "")
 }
 
 // Append implements [Packet].
