@@ -75,7 +75,7 @@ func TestBadConnects(t *testing.T) {
 		want    []byte // CONNACK, nil for none
 	}{
 		{"MQTT 3.1", "\x10\x0e\x00\x06MQIsdp\x03\x02\x00\x3c\x00\x00", plane.V311, []byte{0, 1}},
-		{"MQTT 6", "\x10\x0c\x00\x04MQTT\x06\x02\x00\x3c\x00\x00", plane.V311, []byte{0, 1}},
+		{"MQTT 6, told in the newest form", "\x10\x0c\x00\x04MQTT\x06\x02\x00\x3c\x00\x00", plane.V5, []byte{0, 0x84}},
 		{"another protocol", "\x10\x0c\x00\x04COAP\x04\x02\x00\x3c\x00\x00", plane.V311, nil},
 		{"malformed 3.1.1", "\x10\x0c\x00\x04MQTT\x04\x03\x00\x3c\x00\x00", plane.V311, nil},
 		{"malformed 5.0", "\x10\x0d\x00\x04MQTT\x05\x03\x00\x3c\x00\x00\x00", plane.V5, []byte{0, 0x81}},
