@@ -115,7 +115,7 @@ func (a *app) benchChurnCmd(f *benchFlags) *cobra.Command {
 func (a *app) benchIdleCmd(f *benchFlags) *cobra.Command {
 	var count int
 	cmd := a.benchRun(f, "idle", "Connections that do nothing: the broker's memory (needs --pid)", func(ctx context.Context, t bench.Target) (bench.Result, error) {
-		return bench.Idle(ctx, t, count)
+		return bench.Idle(ctx, t, count, 0)
 	})
 	cmd.Flags().IntVarP(&count, "count", "n", 1_000, "how many connections")
 	return cmd

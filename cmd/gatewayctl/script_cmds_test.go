@@ -206,6 +206,16 @@ func cmdExpand(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// cmdSerial sets a variable to the serial number of the first certificate on stdout.
+func cmdSerial(ts *testscript.TestScript, neg bool, args []string) {
+	var p struct{ Certificates []struct{ Serial string } }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &p))
+	if len(p.Certificates) == 0 {
+		ts.Fatalf("no certificate on stdout")
+	}
+	ts.Setenv(args[0], p.Certificates[0].Serial)
+}
+
 // cmdGlob sets a variable to the one file that matches: glob NAME PATTERN
 func cmdGlob(ts *testscript.TestScript, neg bool, args []string) {
 	found, err := filepath.Glob(ts.MkAbs(args[1]))

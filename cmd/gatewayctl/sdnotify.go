@@ -15,6 +15,11 @@ func notifyReady(log *slog.Logger) {
 	}
 }
 
+// notifyStopping tells systemd that the gateway has been asked to stop.
+func notifyStopping() {
+	_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping) // it only changes what `systemctl status` shows
+}
+
 // watchdog tells systemd that the gateway lives, as often as its unit wants, as long as healthy
 // says so. It returns when ctx ends.
 func watchdog(ctx context.Context, healthy func() bool) error {

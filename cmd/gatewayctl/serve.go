@@ -70,6 +70,8 @@ func (a *app) serve(ctx context.Context, flags serveFlags) error {
 		}
 		return nil
 	})
+	stop := context.AfterFunc(ctx, notifyStopping)
+	defer stop()
 	return group.Wait()
 }
 

@@ -44,8 +44,16 @@ func (c *client) churn(perSecond int) (stop func() error) {
 	var group sync.WaitGroup
 	var writing, reading error
 	ended := make(chan struct{})
-	group.Go(func() { writing = c.resubscribe(perSecond, ended) })
-	group.Go(func() { reading = c.swallow(ended) })
+	until := func(err error) error { // hides what stop does to the connection
+		select {
+		case <-ended:
+			return nil
+		default:
+			return fmt.Errorf("change subscriptions: %w", err)
+		}
+	}
+	group.Go(func() { writing = until(c.resubscribe(perSecond, ended)) })
+	group.Go(func() { reading = until(c.swallow()) })
 	return func() error {
 		close(ended)
 		c.leave()
@@ -73,25 +81,20 @@ func (c *client) resubscribe(perSecond int, ended <-chan struct{}) error {
 			buf = unsub.Append(buf, plane.V311)
 		}
 		if _, err := c.nc.Write(buf); err != nil {
-			return fmt.Errorf("change subscriptions: %w", err)
+			return err
 		}
 	}
 }
 
-// swallow reads answers.
-func (c *client) swallow(ended <-chan struct{}) error {
+// swallow reads answers until the connection ends.
+func (c *client) swallow() error {
 	for {
 		frame, _, err := c.in.await()
 		if err != nil {
-			select {
-			case <-ended:
-				return nil
-			default:
-				return fmt.Errorf("change subscriptions: %w", err)
-			}
+			return err
 		}
 		if t := typeOf(frame); t != plane.SUBACK && t != plane.UNSUBACK {
-			return fmt.Errorf("packet type %d came instead of an answer to a subscription", t)
+			return fmt.Errorf("packet type %d came instead of an answer", t)
 		}
 	}
 }

@@ -42,6 +42,7 @@ func (f *flow) run(ctx context.Context, conduct func(ctx context.Context) (Resul
 		f.drop()
 		return r, err
 	}
+	asked := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(ctx, f.drop)()
 	for _, s := range f.subs {
@@ -70,7 +71,9 @@ func (f *flow) run(ctx context.Context, conduct func(ctx context.Context) (Resul
 		}
 		return f.finish(ctx, &r)
 	})
-	err = g.Wait()
+	if err = g.Wait(); err != nil && asked.Err() != nil {
+		err = asked.Err() // connections broke because of it
+	}
 	return r, err
 }
 

@@ -10,18 +10,19 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// settleTime is how long a broker may take to give memory back before it is looked at.
-const settleTime = 3 * time.Second
-
 // Idle makes n connections that do nothing, each with one subscription, and tells what they cost
-// in memory. The broker should be a fresh one: what earlier work left is not ours.
-func Idle(ctx context.Context, t Target, n int) (r Result, err error) {
+// in memory. The broker has settle, 3 s if that is 0, to give back what it needed for a moment. It
+// should be a fresh one: what earlier work left is not ours.
+func Idle(ctx context.Context, t Target, n int, settle time.Duration) (r Result, err error) {
 	r.Mode = "idle"
 	if n < 1 || n > maxClients {
 		return r, fmt.Errorf("idle: %d connections: there must be 1 to %d", n, maxClients)
 	}
 	if t.PID == 0 {
 		return r, errors.New("idle: the broker's process must be known")
+	}
+	if settle == 0 {
+		settle = 3 * time.Second
 	}
 	before, err := residentBytes(t.PID)
 	if err != nil {
@@ -46,7 +47,7 @@ func Idle(ctx context.Context, t Target, n int) (r Result, err error) {
 	if err != nil {
 		return r, fmt.Errorf("idle: %w", err)
 	}
-	if err := pause(ctx, settleTime); err != nil {
+	if err := pause(ctx, settle); err != nil {
 		return r, err
 	}
 	r.Messages = uint64(n)

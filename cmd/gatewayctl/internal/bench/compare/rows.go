@@ -103,12 +103,12 @@ func rows(s size) []row {
 		{
 			name: fmt.Sprintf("memory of %d idle mTLS connections, one subscription each", s.idle), command: fmt.Sprintf("idle --count %d", s.idle),
 			secure: true, fresh: true, show: memory,
-			run:  func(ctx context.Context, t bench.Target) (bench.Result, error) { return bench.Idle(ctx, t, s.idle) },
+			run:  func(ctx context.Context, t bench.Target) (bench.Result, error) { return bench.Idle(ctx, t, s.idle, 0) },
 			bars: []bar{{"kB per connection", "", func(r bench.Result) float64 { return float64(r.PerClient) / 1e3 }, 36, false}},
 		},
 		{
 			name: "resident memory, 100 devices, idle", command: "idle --count 100", secure: true, fresh: true, show: memory,
-			run:  func(ctx context.Context, t bench.Target) (bench.Result, error) { return bench.Idle(ctx, t, 100) },
+			run:  func(ctx context.Context, t bench.Target) (bench.Result, error) { return bench.Idle(ctx, t, 100, 0) },
 			bars: []bar{{"MB resident", "", func(r bench.Result) float64 { return float64(r.Resident) / 1e6 }, 40, false}},
 		},
 		{
