@@ -43,13 +43,13 @@ func writeUpstream(w io.Writer, u api.Upstream, now time.Time) {
 	if u.LastError != "" {
 		fmt.Fprintf(w, "\tlast error\t%s\n", u.LastError)
 	}
-	fmt.Fprintln(w, "\tRULE\tDIRECTION\tWAITING\tOLDEST\tRATE\tSENT\tRECEIVED\tDROPPED")
+	fmt.Fprintln(w, "\tRULE\tDIRECTION\tWAITING\tOLDEST\tSENT\tRECEIVED\tDROPPED")
 	for _, r := range u.Rules {
 		dropped := int64(0)
 		for _, n := range r.Dropped {
 			dropped += n
 		}
-		fmt.Fprintf(w, "\t%s\t%s\t%d (%s)\t%s\t%.0f/s\t%d\t%d\t%d\n", r.Name, r.Direction, r.DepthMessages, size(r.DepthBytes),
-			dash(ago("", r.Oldest, now)), r.RatePerSecond, r.Sent, r.Received, dropped)
+		fmt.Fprintf(w, "\t%s\t%s\t%d (%s)\t%s\t%d\t%d\t%d\n", r.Name, r.Direction, r.DepthMessages, size(r.DepthBytes),
+			dash(ago("", r.Oldest, now)), r.Sent, r.Received, dropped)
 	}
 }

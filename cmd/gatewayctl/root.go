@@ -47,7 +47,7 @@ func (a *app) root() *cobra.Command {
 		a.serveCmd(), a.demoCmd(), a.waitCmd(), a.statusCmd(),
 		a.provisionCmd(), a.discoverCmd(), a.deviceCmd(), a.callCmd(),
 		a.pubCmd(), a.subCmd(), a.eventsCmd(), a.bridgeCmd(),
-		a.firmwareCmd(), a.pkiCmd(), a.simCmd(), a.manCmd(),
+		a.firmwareCmd(), a.pkiCmd(), a.simCmd(), a.benchCmd(), a.manCmd(),
 	)
 	return root
 }

@@ -163,4 +163,3 @@ func TestNotify(t *testing.T) {
 		t.Errorf("serve ended with %v", err)
 	}
 }
-

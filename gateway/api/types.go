@@ -233,7 +233,6 @@ type BridgeRule struct {
 	DepthMessages int64            `json:"depth_messages" doc:"stored and not yet acknowledged by the upstream"`
 	DepthBytes    int64            `json:"depth_bytes"`
 	Oldest        time.Time        `json:"oldest,omitzero"`
-	RatePerSecond float64          `json:"rate_per_s"`
 	Sent          uint64           `json:"sent"`
 	Received      uint64           `json:"received"`
 	Dropped       map[string]int64 `json:"dropped,omitempty" doc:"by reason"`

@@ -3,7 +3,6 @@ package appliance
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
@@ -17,7 +16,6 @@ import (
 	"gatewayctl/broker/acl"
 	"gatewayctl/cmd/gatewayctl/internal/config"
 	"gatewayctl/gateway/api"
-	"gatewayctl/pki/identity"
 )
 
 // openBroker binds every MQTT listener and makes the broker; it serves nobody yet.
@@ -160,9 +158,4 @@ func (g *Gateway) Listeners() []api.Listener {
 		out = append(out, api.Listener{Name: l.name, Kind: l.kind, Address: address, Connections: stats.Connections[l.name]})
 	}
 	return out
-}
-
-// peerOf names the device or administrator behind verified certificates.
-func (g *Gateway) peerOf(certs []*x509.Certificate) (identity.Peer, error) {
-	return g.authority.Verify(certs)
 }
