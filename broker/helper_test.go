@@ -48,7 +48,7 @@ type testBroker struct {
 	stop       func()
 }
 
-func start(t *testing.T, opts Options) *testBroker {
+func start(t testing.TB, opts Options) *testBroker {
 	t.Helper()
 	tb := &testBroker{log: &fakeLog{}, auth: &testAuthority{}, events: newRecorder()}
 	opts.Observe = tb.events.add
@@ -73,7 +73,7 @@ func start(t *testing.T, opts Options) *testBroker {
 	return tb
 }
 
-func (tb *testBroker) listen(t *testing.T, l Listener) string {
+func (tb *testBroker) listen(t testing.TB, l Listener) string {
 	t.Helper()
 	nl, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
