@@ -24,7 +24,8 @@ import (
 //	               bit 1     publisher's client identifier present
 //	               bit 2     publisher's device present
 //	               bit 3     publisher's origin present
-//	               bits 4-7  zero
+//	               bit 4     Payload Format Indicator is 0; it is absent without this bit and the other
+//	               bits 5-7  zero
 //	3              topic: text
 //	               then what is present, in the order of the bits above:
 //	               Message Expiry Interval, 4 bytes, seconds, big-endian, not 0
@@ -53,7 +54,8 @@ const (
 	flagClientID       = 1 << 1
 	flagDevice         = 1 << 2
 	flagOrigin         = 1 << 3
-	flagsReserved      = 0xF0
+	flagBytes          = 1 << 4
+	flagsReserved      = 0xE0
 )
 
 // ErrRecord says that bytes are no message record of a version that this program reads.
@@ -74,7 +76,8 @@ func AppendMessage(b []byte, m Message) []byte {
 		bit(len(m.UserProperties) > 0, flagUserProperties)|
 			bit(m.Publisher.ClientID != "", flagClientID)|
 			bit(!m.Publisher.Device.IsZero(), flagDevice)|
-			bit(m.Publisher.Origin != "", flagOrigin))
+			bit(m.Publisher.Origin != "", flagOrigin)|
+			bit(m.PayloadIsBytes && !m.PayloadIsUTF8, flagBytes))
 	b = appendText(b, m.Topic)
 	if m.ExpirySeconds != 0 {
 		b = binary.BigEndian.AppendUint32(b, m.ExpirySeconds)
@@ -115,11 +118,12 @@ func ParseMessage(b []byte) (Message, error) {
 	}
 	flags, more := b[1], b[2]
 	m := Message{
-		QoS:           QoS(flags & flagQoS),
-		Retain:        flags&flagRetain != 0,
-		PayloadIsUTF8: flags&flagUTF8 != 0,
+		QoS:            QoS(flags & flagQoS),
+		Retain:         flags&flagRetain != 0,
+		PayloadIsUTF8:  flags&flagUTF8 != 0,
+		PayloadIsBytes: more&flagBytes != 0,
 	}
-	if !m.QoS.Valid() || more&flagsReserved != 0 {
+	if !m.QoS.Valid() || more&flagsReserved != 0 || m.PayloadIsUTF8 && m.PayloadIsBytes {
 		return Message{}, fmt.Errorf("%w: flags %02x %02x", ErrRecord, flags, more)
 	}
 

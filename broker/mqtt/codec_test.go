@@ -31,6 +31,7 @@ func records(t testing.TB) map[string]mqtt.Message {
 		"bare":  {Topic: "a"},
 		"qos1":  {Topic: "pump-7/data", Payload: []byte("42"), QoS: mqtt.QoS1, Publisher: mqtt.Publisher{ClientID: "pump-7", Device: device(t, "pump-7")}},
 		"flags": {Topic: "pump-7/online", Payload: []byte("true"), QoS: mqtt.QoS2, Retain: true, PayloadIsUTF8: true},
+		"bytes": {Topic: "a", Payload: []byte{0xFF}, PayloadIsBytes: true}, // said, as apart from left open
 		"empty-correlation": {
 			Topic: "a", CorrelationData: []byte{}, // present though empty, §3.3.2.3.6
 		},
@@ -96,7 +97,8 @@ func TestParseMessageRefuses(t *testing.T) {
 		"version 0":                     "\x00\x00\x00\x01a",
 		"version of a newer program":    "\x02\x00\x00\x01a",
 		"QoS 3":                         "\x01\x03\x00\x01a",
-		"reserved flag":                 "\x01\x00\x10\x01a",
+		"reserved flag":                 "\x01\x00\x20\x01a",
+		"payload formats 0 and 1":       "\x01\x08\x10\x01a",
 		"no topic":                      "\x01\x00\x00",
 		"topic cut":                     "\x01\x00\x00\x05a",
 		"length not in shortest form":   "\x01\x00\x00\x81\x00a",

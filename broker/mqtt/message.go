@@ -38,6 +38,7 @@ type Message struct {
 
 	// The properties of MQTT 5.0 §3.3.2.3; zero values mean "not present".
 	PayloadIsUTF8   bool   // Payload Format Indicator 1
+	PayloadIsBytes  bool   // Payload Format Indicator 0, which means the same as none; never with PayloadIsUTF8
 	ExpirySeconds   uint32 // Message Expiry Interval; 0 means that it does not expire
 	ContentType     string
 	ResponseTopic   string

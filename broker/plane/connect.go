@@ -174,7 +174,7 @@ func (w *Will) parse(version byte, r *reader) {
 			case propWillDelay:
 				w.DelaySeconds = p.uint32("will delay interval")
 			case propPayloadFormat:
-				m.PayloadIsUTF8 = p.flag("payload format indicator")
+				p.payloadFormat(m)
 			case propMessageExpiry:
 				m.ExpirySeconds = p.expiry()
 			case propContentType:
@@ -262,8 +262,11 @@ func (w *Will) appendProps(b []byte) []byte {
 
 // appendMessageProps adds the properties that a PUBLISH and a will share, but for the topic alias.
 func appendMessageProps(b []byte, m *mqtt.Message) []byte {
-	if m.PayloadIsUTF8 {
+	switch { // unaltered, also when it says nothing [MQTT-3.3.2-4]
+	case m.PayloadIsUTF8:
 		b = append(b, propPayloadFormat, 1)
+	case m.PayloadIsBytes:
+		b = append(b, propPayloadFormat, 0)
 	}
 	if m.ExpirySeconds > 0 {
 		b = binary.BigEndian.AppendUint32(append(b, propMessageExpiry), m.ExpirySeconds)

@@ -49,6 +49,7 @@ func everything() []Packet {
 			NoProblemInfo: true, HasAuthMethod: true, AuthMethod: "m", AuthData: Secret("d"), UserProperties: users,
 		},
 		&Publish{Message: m, Dup: true, PacketID: 65535, TopicAlias: 9},
+		&Publish{Message: mqtt.Message{Topic: "a", Payload: []byte{0xff}, PayloadIsBytes: true}},
 		&Ack{Type: PUBACK, PacketID: 1, Reason: mqtt.QuotaExceeded, ReasonString: "why", UserProperties: users},
 		&Ack{Type: PUBREC, PacketID: 2, Reason: mqtt.NotAuthorized},
 		&Ack{Type: PUBREL, PacketID: 3, Reason: mqtt.PacketIdentifierNotFound, UserProperties: users},

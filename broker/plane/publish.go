@@ -56,7 +56,7 @@ func (p *Publish) parseProps(r *reader) {
 	for id, ok := ps.next(); ok; id, ok = ps.next() {
 		switch id {
 		case propPayloadFormat:
-			m.PayloadIsUTF8 = ps.flag("payload format indicator")
+			ps.payloadFormat(m)
 		case propMessageExpiry:
 			m.ExpirySeconds = ps.expiry()
 		case propContentType:
