@@ -152,6 +152,9 @@ func (c *conn) nextFrame() (plane.Header, []byte, error) {
 		c.deadline = time.Time{}
 	}
 	for {
+		if c.hello == nil && len(c.in) > 0 && plane.Type(c.in[0]>>4) != plane.CONNECT { // [MQTT-3.1.0-1]
+			return plane.Header{}, nil, &plane.Error{Reason: mqtt.ProtocolError, What: "the first packet is not a CONNECT"}
+		}
 		h, ok, err := plane.ParseHeader(c.in, c.b.opts.MaxPacketBytes)
 		if err != nil {
 			return h, nil, err
@@ -224,9 +227,6 @@ func (c *conn) violated(bad *plane.Error) {
 // handle acts on one frame of the client.
 func (c *conn) handle(h plane.Header, body []byte) error {
 	if c.hello == nil {
-		if h.Type != plane.CONNECT { // [MQTT-3.1.0-1]
-			return &plane.Error{Reason: mqtt.ProtocolError, What: "the first packet is not a CONNECT"}
-		}
 		return c.handleConnect(body)
 	}
 	if h.Type == plane.PUBLISH {
@@ -238,7 +238,7 @@ func (c *conn) handle(h plane.Header, body []byte) error {
 	}
 	switch p := p.(type) {
 	case *plane.Ack:
-		c.handleAck(p)
+		return c.handleAck(p)
 	case *plane.Subscribe:
 		c.subscribe(p)
 	case *plane.Unsubscribe:
@@ -263,6 +263,9 @@ func (c *conn) handleConnect(body []byte) error {
 	}
 	c.hello, c.will = hello, hello.Will
 	c.keepAlive = time.Duration(hello.KeepAlive) * time.Second
+	if limit := c.b.opts.MaxKeepAlive; c.version == plane.V5 && limit > 0 && (c.keepAlive == 0 || c.keepAlive > limit) {
+		c.keepAlive = limit // §3.2.2.3.14
+	}
 	c.sessionExpiry = c.b.expiryOf(hello)
 	c.info.Store(&Session{
 		ClientID: hello.ClientID, CertificateID: c.peer.CertificateID, Connected: c.b.opts.Now(), Address: c.remote,
@@ -309,6 +312,9 @@ func (c *conn) sendRefusal(r *refusal) bool {
 	var frame []byte
 	if c.version != 0 || r.reason == mqtt.UnsupportedProtocolVersion {
 		frame = plane.AppendConnAckRefusal(nil, c.version, r.reason)
+	}
+	if !c.takes(len(frame)) {
+		frame = nil
 	}
 	return c.shut(ending{code: r.reason, reason: r.why, last: frame, linger: true})
 }
@@ -358,7 +364,14 @@ func (c *conn) abandon() { close(c.gone) }
 
 // Write takes mochi's packets: a CONNACK, a PINGRESP. Its DISCONNECTs are dropped, as ours says it.
 func (c *conn) Write(p []byte) (int, error) {
-	if t := plane.Type(p[0] >> 4); t != plane.CONNACK && t != plane.PINGRESP {
+	switch plane.Type(p[0] >> 4) {
+	case plane.CONNACK:
+		if !c.takes(len(p)) {
+			c.refuse(refusedConnect, &refusal{reason: mqtt.PacketTooLarge, why: "the client accepts no packet as large as a CONNACK"})
+			return 0, errClosed
+		}
+	case plane.PINGRESP:
+	default:
 		return len(p), nil
 	}
 	if !c.send(func(b []byte) []byte { return append(b, p...) }) {

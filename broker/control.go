@@ -3,6 +3,7 @@ package broker
 import (
 	"context"
 	"log/slog"
+	"time"
 
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
@@ -75,6 +76,9 @@ func (h *hook) OnPacketEncode(cl *mochi.Client, pk packets.Packet) packets.Packe
 		ReceiveMaximum:    uint16(h.b.opts.ReceiveMaximum),
 		MaximumPacketSize: uint32(h.b.opts.MaxPacketBytes),
 		TopicAliasMaximum: maxTopicAliases,
+	}
+	if asked := time.Duration(c.hello.KeepAlive) * time.Second; c.keepAlive != asked {
+		pk.Properties.ServerKeepAlive, pk.Properties.ServerKeepAliveFlag = uint16(c.keepAlive/time.Second), true // [MQTT-3.2.2-22]
 	}
 	if c.hello.ClientID == "" {
 		pk.Properties.AssignedClientID = cl.ID // [MQTT-3.2.2-16]

@@ -8,8 +8,9 @@ import (
 
 func secondsOf(s uint32) time.Duration { return time.Duration(s) * time.Second }
 
-// distribute gives m to everybody who is here for it: sessions, then handlers. It never blocks.
-func (b *Broker) distribute(m *mqtt.Message) {
+// distribute gives m to everybody who is here for it: sessions, then handlers. It reports whether
+// there is anybody. It never blocks.
+func (b *Broker) distribute(m *mqtt.Message) (taken bool) {
 	var found matches
 	b.index.match(m.Topic, &found)
 	expires := expiresOf(m)
@@ -22,8 +23,10 @@ func (b *Broker) distribute(m *mqtt.Message) {
 			live := *m
 			live.Retain = false
 			h.handle(live)
+			taken = true
 		}
 	}
+	return taken || len(found.subs) > 0 || len(found.shares) > 0
 }
 
 // deliverAll delivers m once to every session that subs belong to, with the highest QoS of its
@@ -53,7 +56,7 @@ func (b *Broker) deliverAll(m *mqtt.Message, subs []*subscription, expires time.
 
 // add lets the subscription count. It returns false if it does not match after all.
 func (d *delivery) add(sub *subscription) bool {
-	if sub.NoLocal && sub.owner.id == d.msg.Publisher.ClientID { // [MQTT-3.8.3-3]
+	if sub.isOwn(d.msg) {
 		return false
 	}
 	d.qos = max(d.qos, sub.QoS.Min(d.msg.QoS))

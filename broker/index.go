@@ -28,6 +28,11 @@ type subscription struct {
 	owner *session
 }
 
+// isOwn reports whether m comes from the subscriber itself, which does not want that.
+func (s *subscription) isOwn(m *mqtt.Message) bool {
+	return s.NoLocal && s.owner.id == m.Publisher.ClientID // [MQTT-3.8.3-3]
+}
+
 // A share is the group of a shared subscription (MQTT 5.0 §4.8.2).
 type share struct {
 	mu      sync.Mutex
@@ -163,8 +168,9 @@ func (g *share) put(s *session, sub *subscription) bool {
 func (g *share) turn() ([]*subscription, int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	turn := g.next
 	g.next++
-	return g.members, g.next
+	return g.members, turn
 }
 
 // matches collects what matches a topic.

@@ -84,6 +84,11 @@ func (c *conn) connInfo() ConnInfo {
 	return i
 }
 
+// lastWords is how long a connection goes on that is going to be taken over. A client that says
+// goodbye and is back at once has sent its DISCONNECT before: it must count, or its will would be
+// published.
+const lastWords = 20 * time.Millisecond
+
 // claim takes the client identifier for c. A connection of the same owner that has it is taken
 // over [MQTT-3.1.4-3]: claim returns when it is gone, so that at any time one connection, and
 // one goroutine, acts for the identifier. The identifier of another owner is never taken over.
@@ -115,9 +120,18 @@ func (b *Broker) claim(c *conn, id, key string) bool {
 	if holder == nil {
 		return true
 	}
-	holder.fail(mqtt.SessionTakenOver, "")
+	last := time.NewTimer(lastWords)
+	defer last.Stop()
 	patience := time.NewTimer(b.opts.HandshakeTimeout)
 	defer patience.Stop()
+	select {
+	case <-holder.gone:
+		return true
+	case <-c.out.dead:
+		return false
+	case <-last.C:
+	}
+	holder.fail(mqtt.SessionTakenOver, "")
 	select {
 	case <-holder.gone:
 		return true

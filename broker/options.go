@@ -13,6 +13,10 @@ type Options struct {
 	MaxPerAddress    int           // connections per remote address; 0 means 1,000
 	HandshakeTimeout time.Duration // from accepting a connection to its CONNECT, TLS handshake included; 0 means 10s
 
+	// MaxKeepAlive is the longest Keep Alive that a client of MQTT 5.0 gets, also one that asks for
+	// none, in whole seconds; clients of 3.1.1 cannot be told. 0 means what the client asks for.
+	MaxKeepAlive time.Duration
+
 	MaxOutboundBytes int           // written but not yet sent, per connection; 0 means 1 MiB
 	StallTimeout     time.Duration // after which a client that takes nothing is disconnected; 0 means 30s
 	ReceiveMaximum   int           // QoS 1 and 2 publishes of one client that wait for their acknowledgment; 0 means 100
@@ -45,7 +49,7 @@ const (
 	DropNewest               // keep what is there
 )
 
-// maxTopicAliases is how many aliases a client may use towards us.
+// maxTopicAliases is how many aliases a client may use towards us, and we towards it.
 const maxTopicAliases = 32
 
 func (o Options) withDefaults() Options {
@@ -69,6 +73,7 @@ func (o Options) withDefaults() Options {
 	def(&o.MaxClients, 10_000)
 	def(&o.MaxPerAddress, 1_000)
 	defTime(&o.HandshakeTimeout, 10*time.Second)
+	o.MaxKeepAlive = min(o.MaxKeepAlive.Truncate(time.Second), (1<<16-1)*time.Second)
 	def(&o.MaxOutboundBytes, 1<<20)
 	defTime(&o.StallTimeout, 30*time.Second)
 	def(&o.ReceiveMaximum, 100)

@@ -23,7 +23,8 @@ type outbound struct {
 	writing bool   // the writer runs
 	starved bool   // somebody wants to be told when there is room
 
-	acks ackQueue
+	acks    ackQueue
+	aliases map[string]uint16 // of topics, that the client was told
 
 	ended  bool // nothing but acknowledgments that are due comes any more
 	sealed bool // nothing at all does
@@ -100,7 +101,14 @@ func (c *conn) send(frame func([]byte) []byte) bool {
 		o.mu.Unlock()
 		return false
 	}
+	at := len(o.buf)
 	o.buf = frame(o.buf)
+	if !c.takes(len(o.buf) - at) {
+		o.buf = o.buf[:at]
+		o.mu.Unlock()
+		c.fail(mqtt.PacketTooLarge, "a response larger than the client accepts")
+		return false
+	}
 	over := o.size() > c.b.opts.MaxOutboundBytes+controlMargin
 	c.startWriting()
 	o.mu.Unlock()
@@ -133,15 +141,50 @@ func (c *conn) deliver(p *plane.Publish) sent {
 		o.starved = true
 		return sentNoRoom
 	}
-	at := len(o.buf)
-	o.buf = p.Append(o.buf, c.version)
-	if limit := c.hello.MaximumPacketSize; limit > 0 && uint32(len(o.buf)-at) > limit { // [MQTT-3.1.2-24]
-		o.buf = o.buf[:at]
+	if !c.appendPublish(p) {
 		return sentTooLarge
 	}
 	c.startWriting()
 	c.b.n.messagesOut.Add(1)
 	return sentOK
+}
+
+// appendPublish appends p, with a topic alias if the client takes one. It returns false if the
+// client accepts no packet of that size. It is called with mu held: what is in the buffer is sent
+// in its order, so an alias is never used before the packet that sets it.
+func (c *conn) appendPublish(p *plane.Publish) bool {
+	o, topic := &c.out, p.Message.Topic
+	at := len(o.buf)
+	alias, known := o.aliases[topic]
+	if !known && len(o.aliases) < min(int(c.hello.TopicAliasMaximum), maxTopicAliases) { // [MQTT-3.1.2-26]
+		alias = uint16(len(o.aliases) + 1)
+	}
+	p.TopicAlias = alias
+	if known {
+		p.Message.Topic = ""
+	}
+	o.buf = p.Append(o.buf, c.version)
+	fits := c.takes(len(o.buf) - at)
+	if !fits && alias > 0 && !known { // setting an alias costs three bytes
+		alias, p.TopicAlias = 0, 0
+		o.buf = p.Append(o.buf[:at], c.version)
+		fits = c.takes(len(o.buf) - at)
+	}
+	switch {
+	case !fits:
+		o.buf = o.buf[:at]
+	case alias > 0 && !known:
+		if o.aliases == nil {
+			o.aliases = map[string]uint16{}
+		}
+		o.aliases[topic] = alias
+	}
+	return fits
+}
+
+// takes reports whether the client accepts a packet of n bytes [MQTT-3.1.2-24].
+func (c *conn) takes(n int) bool {
+	return c.hello == nil || c.hello.MaximumPacketSize == 0 || uint32(n) <= c.hello.MaximumPacketSize
 }
 
 func (o *outbound) size() int { return len(o.buf) + o.sending }

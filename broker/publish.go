@@ -58,11 +58,19 @@ func (c *conn) handlePublish(h plane.Header, body []byte) error {
 	case len(ids) > 0: // written lazily, nobody waits
 		b.appendLazily(&m, ids)
 	}
-	b.distribute(&m)
+	taken := b.distribute(&m)
 	if m.QoS == mqtt.QoS1 {
-		c.acknowledge(plane.PUBACK, p.PacketID, mqtt.Success)
+		c.acknowledge(plane.PUBACK, p.PacketID, successOf(taken))
 	}
 	return nil
+}
+
+// successOf is what the publisher of a message is told that nobody refused (§3.4.2.1).
+func successOf(taken bool) mqtt.ReasonCode {
+	if taken {
+		return mqtt.Success
+	}
+	return mqtt.NoMatchingSubscribers
 }
 
 // publishKept takes a QoS 1 message that durable consumers need. The connection goes on while
@@ -94,9 +102,9 @@ func (c *conn) publish2(m *mqtt.Message, ids []msglog.ConsumerID, id uint16) err
 			return nil
 		}
 	}
-	c.b.distribute(m)
+	taken := c.b.distribute(m)
 	c.sess.receive(id)
-	c.acknowledge(plane.PUBREC, id, mqtt.Success)
+	c.acknowledge(plane.PUBREC, id, successOf(taken || len(ids) > 0))
 	return nil
 }
 
@@ -193,16 +201,16 @@ func (c *conn) publisher() mqtt.Publisher {
 }
 
 // handleAck takes the acknowledgments of both directions.
-func (c *conn) handleAck(a *plane.Ack) {
+func (c *conn) handleAck(a *plane.Ack) error {
 	if a.Type != plane.PUBREL {
-		c.sess.acknowledged(a)
-		return
+		return c.sess.acknowledged(a)
 	}
 	comp := plane.Ack{Type: plane.PUBCOMP, PacketID: a.PacketID}
 	if !c.sess.release(a.PacketID) {
 		comp.Reason = mqtt.PacketIdentifierNotFound
 	}
 	c.send(func(b []byte) []byte { return comp.Append(b, c.version) }) // [MQTT-4.3.3-11]
+	return nil
 }
 
 // hasReceived reports whether a QoS 2 publish with this identifier was taken and is not released.

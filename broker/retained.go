@@ -1,6 +1,8 @@
 package broker
 
 import (
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -62,7 +64,7 @@ func (r *retained) set(m *mqtt.Message) bool {
 	return true
 }
 
-// match returns what is kept for the topics that filter matches.
+// match returns what is kept for the topics that filter matches, in the order of the topics.
 func (r *retained) match(filter mqtt.Filter) []kept {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
@@ -80,6 +82,7 @@ func (r *retained) match(filter mqtt.Filter) []kept {
 			list = append(list, k)
 		}
 	}
+	slices.SortFunc(list, func(a, b kept) int { return strings.Compare(a.msg.Topic, b.msg.Topic) })
 	return list
 }
 

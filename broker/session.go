@@ -263,38 +263,48 @@ func (s *session) nextID() uint16 {
 	}
 }
 
-// acknowledged handles the client's answer to a delivery.
-func (s *session) acknowledged(a *plane.Ack) {
+// acknowledged handles the client's answer to a delivery. An answer to none is not its fault: it
+// may be late. One that its delivery does not allow is a protocol error.
+func (s *session) acknowledged(a *plane.Ack) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o := s.inflight[a.PacketID]
-	switch a.Type {
-	case plane.PUBACK:
-		if o != nil && o.qos == mqtt.QoS1 {
-			s.finish(o)
-		}
-	case plane.PUBREC:
-		if o != nil && o.qos == mqtt.QoS2 && a.Reason.Failed() { // [MQTT-4.3.3-4]
-			s.finish(o)
-			break
-		}
-		rel := plane.Ack{Type: plane.PUBREL, PacketID: a.PacketID}
-		if o != nil && o.qos == mqtt.QoS2 {
-			o.msg = nil // [MQTT-4.3.3-6]: not sent again
-		} else if a.Reason.Failed() {
-			break
-		} else {
-			rel.Reason = mqtt.PacketIdentifierNotFound
-		}
-		if s.conn != nil {
-			s.conn.send(func(b []byte) []byte { return rel.Append(b, s.conn.version) })
-		}
-	case plane.PUBCOMP:
-		if o != nil && o.qos == mqtt.QoS2 {
-			s.finish(o)
-		}
+	if o != nil && !o.allows(a.Type) {
+		return &plane.Error{Reason: mqtt.ProtocolError, What: "acknowledgment out of order"}
+	}
+	switch {
+	case a.Type != plane.PUBREC && o != nil:
+		s.finish(o)
+	case a.Type != plane.PUBREC:
+	case o != nil && a.Reason.Failed(): // [MQTT-4.3.3-4]
+		s.finish(o)
+	case o != nil:
+		o.msg = nil // [MQTT-4.3.3-6]: not sent again
+		s.releaseLocked(a.PacketID, mqtt.Success)
+	case !a.Reason.Failed():
+		s.releaseLocked(a.PacketID, mqtt.PacketIdentifierNotFound)
 	}
 	s.pumpLocked()
+	return nil
+}
+
+// allows reports whether the client may answer o with a packet of type t now (MQTT 5.0 §4.3).
+func (o *outgoing) allows(t plane.Type) bool {
+	switch t {
+	case plane.PUBACK:
+		return o.qos == mqtt.QoS1
+	case plane.PUBREC: // also when it comes again
+		return o.qos == mqtt.QoS2
+	default: // PUBCOMP
+		return o.qos == mqtt.QoS2 && o.msg == nil
+	}
+}
+
+func (s *session) releaseLocked(id uint16, reason mqtt.ReasonCode) {
+	if s.conn != nil {
+		rel := plane.Ack{Type: plane.PUBREL, PacketID: id, Reason: reason}
+		s.conn.send(func(b []byte) []byte { return rel.Append(b, s.conn.version) })
+	}
 }
 
 func (s *session) finish(o *outgoing) {

@@ -53,6 +53,9 @@ func (c *conn) sendRetained(sub *subscription, known bool) {
 		return
 	}
 	for _, k := range c.b.retained.match(filter) {
+		if sub.isOwn(k.msg) {
+			continue
+		}
 		if !c.awaitRoom() {
 			return
 		}
