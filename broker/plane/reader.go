@@ -236,6 +236,12 @@ func (p *props) flag(what string) bool {
 	return v == 1
 }
 
+// payloadFormat reads a Payload Format Indicator into m.
+func (p *props) payloadFormat(m *mqtt.Message) {
+	m.PayloadIsUTF8 = p.flag("payload format indicator")
+	m.PayloadIsBytes = !m.PayloadIsUTF8
+}
+
 // positive reads a number that must not be 0.
 func (p *props) positive16(what string) uint16 {
 	v := p.uint16(what)
