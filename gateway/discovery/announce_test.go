@@ -57,8 +57,8 @@ func (n *netns) seesNone(limit time.Duration, typ, instance string) {
 
 const gatewayTXT = "ca-sha256=a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5 id=hub-1 version=1.2.3"
 
-// TestAvahiSeesGateway: services, a new address by Update, and the goodbye, as Avahi on another
-// machine sees them.
+// TestAvahiSeesGateway: services, their name defended, a new address by Update, and the goodbye, as
+// Avahi on another machine sees them.
 func TestAvahiSeesGateway(t *testing.T) {
 	t.Parallel()
 	gw, pc := newNetns(t, "gw"), newNetns(t, "pc")
@@ -72,6 +72,7 @@ func TestAvahiSeesGateway(t *testing.T) {
 	api.Type, api.Port = TypeGateway, 8443
 	pc.sees(mqtt)
 	pc.sees(api)
+	pc.start("avahi-publish", "-s", g.Instance, TypeMQTT, "1").expect("Name collision") // the name is defended
 
 	gw.ip("addr del 10.77.0.1/24 dev eth0")
 	gw.ip("addr add 10.77.0.9/24 dev eth0")
@@ -122,6 +123,9 @@ func TestBesideAvahi(t *testing.T) {
 			_, stop := gw.announce(g.Services())
 			pc.sees(want)
 			if !tc.first {
+				// An Avahi that starts while we announce other addresses finds its name taken. We are
+				// quiet when the last announcement is out.
+				<-time.After(4 * time.Second)
 				avahi = gw.avahi("hub")
 			}
 			want.Address = "10.77.0.1"

@@ -46,7 +46,9 @@ func (a *Announcer) Update(services []Service) error {
 		if err != nil {
 			return err
 		}
-		if slices.ContainsFunc(checked, func(o Service) bool { return strings.EqualFold(o.Type, c.Type) && o.Instance == c.Instance }) {
+		if slices.ContainsFunc(checked, func(o Service) bool {
+			return strings.EqualFold(o.Type, c.Type) && strings.EqualFold(o.Instance, c.Instance)
+		}) {
 			return fmt.Errorf("service %s: instance %q is announced twice", c.Type, c.Instance)
 		}
 		checked = append(checked, c)

@@ -23,7 +23,9 @@
 // two responders that announce a name with different data are a conflict by RFC 6762 §9, in which
 // Avahi renames the machine: with an address of ours that it did not know, hub.local became
 // hub-2.local (TestBesideAvahi, without cession). So whenever another responder on this machine says
-// or wants our host name, we leave its addresses alone, and point to the name only.
+// or wants our host name, we leave its addresses alone, and point to the name only. An Avahi that
+// starts in the few seconds in which we announce other addresses than it has still finds its name
+// taken: where both run as services, ours should start after it.
 //
 // hashicorp/mdns 1.0.7 gives the record set of a service (Service.zone). Its server and its client
 // are not used, because TestLibrary shows against Avahi that they do not keep what this package

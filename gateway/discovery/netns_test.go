@@ -56,6 +56,8 @@ func newNetns(t testing.TB, name string) *netns {
 		mount -t tmpfs tmpfs /run
 		mkdir /run/avahi-daemon
 		ip link set lo up
+		ip link add probe type veth peer name eborp
+		ip link del probe
 		for f in default all; do echo 0 > /proc/sys/net/ipv6/conf/$f/accept_dad; done
 		echo ready
 		exec cat`)

@@ -23,7 +23,8 @@ const (
 	packetsQueued   = 128             // then packets are dropped, as the network may do
 )
 
-// A link is a network interface that is up, can multicast and has an address.
+// A link is a network interface that is up, has its cable plugged in, can multicast and has an
+// address.
 type link struct {
 	index int
 	name  string
@@ -184,7 +185,7 @@ func (n *network) complain(err error) {
 // usable reports whether to talk over ifi. Loopback and point-to-point interfaces are used only
 // when named.
 func (n *network) usable(ifi net.Interface) bool {
-	const need, avoid = net.FlagUp | net.FlagMulticast, net.FlagLoopback | net.FlagPointToPoint
+	const need, avoid = net.FlagUp | net.FlagRunning | net.FlagMulticast, net.FlagLoopback | net.FlagPointToPoint
 	if n.only != nil {
 		return ifi.Flags&need == need && slices.Contains(n.only, ifi.Name)
 	}

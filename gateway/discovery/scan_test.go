@@ -117,7 +117,7 @@ func TestScan(t *testing.T) {
 	}
 }
 
-// TestWatch follows a device: found, changed, gone by its goodbye.
+// TestWatch follows a device: found, gone by its goodbye, found elsewhere, cut off, found again.
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	gw, pc := newNetns(t, "gw"), newNetns(t, "pc")
@@ -157,6 +157,12 @@ func TestWatch(t *testing.T) {
 	expect(lamp)
 	pc.publish([]string{"-s", "lamp 1", "_http._tcp", "81", "id=lamp-1", "arch=esp32", "app=x"})
 	lamp.Gone, lamp.Port = false, 81
+	expect(lamp)
+	pc.ip("link set eth0 down") // as if a cable were pulled
+	lamp.Gone = true
+	expect(lamp)
+	pc.ip("link set eth0 up")
+	lamp.Gone = false
 	expect(lamp)
 }
 
