@@ -194,7 +194,10 @@ func (a *app) benchCompareCmd() *cobra.Command {
 				return a.printJSON(rep)
 			}
 			return a.table(func(w io.Writer) {
-				rep.Table(func(cells []string) { fmt.Fprintln(w, strings.Join(cells, "\t")) })
+				line := func(cells []string) { fmt.Fprintln(w, strings.Join(cells, "\t")) }
+				rep.Table(line)
+				fmt.Fprintln(w)
+				rep.BarTable(line)
 			})
 		},
 	}

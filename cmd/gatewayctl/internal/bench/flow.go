@@ -166,8 +166,8 @@ func (f *flow) finish(ctx context.Context, r *Result) error {
 	}
 	r.Lost = f.overdue()
 	for _, s := range f.subs {
-		r.Lost += s.lost.Load()
-		r.Repeated += s.repeated.Load()
+		r.Lost += s.missing()
+		r.Repeated += s.late.Load()
 	}
 	for _, p := range f.pubs {
 		for _, got := range p.receivers {

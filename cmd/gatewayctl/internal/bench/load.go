@@ -158,7 +158,7 @@ func (f *flow) with(ctx context.Context, p plan, do func() error) error {
 	}
 	if l.Persistent {
 		err = errors.Join(err, each(context.WithoutCancel(ctx), p.subs, func(ctx context.Context, i int) error {
-			return f.target.forget(ctx, id("sub", i))
+			return f.target.forget(ctx, i, id("sub", i))
 		}))
 	}
 	return err

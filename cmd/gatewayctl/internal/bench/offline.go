@@ -21,7 +21,7 @@ func Offline(ctx context.Context, t Target, l Load) (r Result, err error) {
 	name := runName()
 	id, topic := "bench-"+name+"-away", "bench/"+name+"/away"
 	defer func() {
-		err = errors.Join(err, t.forget(context.WithoutCancel(ctx), id))
+		err = errors.Join(err, t.forget(context.WithoutCancel(ctx), 0, id))
 		if err != nil {
 			err = fmt.Errorf("offline: %w", err)
 		}

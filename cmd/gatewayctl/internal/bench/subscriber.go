@@ -20,11 +20,18 @@ type subscriber struct {
 	until atomic.Int64
 	times *Histogram // nil: not timed
 
-	lost, repeated atomic.Uint64
+	skipped, late atomic.Uint64 // messages that did not come in turn, and those that came after their turn
 }
 
 func newSubscriber(c *client, publishers int) *subscriber {
 	return &subscriber{c: c, past: make([]atomic.Uint64, publishers), here: make([]uint64, publishers)}
+}
+
+// missing is how many messages did not come, as far as can be told: what comes late may be what
+// was skipped, or a repetition.
+func (s *subscriber) missing() uint64 {
+	skipped := s.skipped.Load()
+	return skipped - min(skipped, s.late.Load())
 }
 
 // received is how many different messages came.
@@ -33,7 +40,7 @@ func (s *subscriber) received() uint64 {
 	for i := range s.past {
 		n += s.past[i].Load()
 	}
-	return n - min(n, s.lost.Load())
+	return n - min(n, s.missing())
 }
 
 // run handles what comes until the connection ends.
@@ -105,10 +112,10 @@ func (s *subscriber) take(frame []byte, body int, now int64) error {
 	expected := &s.here[a.publisher]
 	switch ahead := int32(a.number - uint32(*expected)); {
 	case ahead < 0:
-		s.repeated.Add(1) // or late: in either case it broke the order
+		s.late.Add(1) // or a second time: in either case it broke the order
 		return nil
 	case ahead > 0:
-		s.lost.Add(uint64(ahead))
+		s.skipped.Add(uint64(ahead))
 		*expected += uint64(ahead)
 	}
 	*expected++

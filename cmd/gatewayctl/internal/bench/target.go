@@ -170,9 +170,10 @@ func (c *client) leave() {
 
 func (c *client) drop() { _ = c.wire.Conn.Close() }
 
-// forget ends the persistent session of id, if there is one.
-func (t Target) forget(ctx context.Context, id string) error {
-	c, _, err := t.connect(ctx, 0, 1<<10, id, true)
+// forget ends the persistent session of id, if there is one. n is that of its connection: the
+// session belongs to the owner of the certificate.
+func (t Target) forget(ctx context.Context, n int, id string) error {
+	c, _, err := t.connect(ctx, n, 1<<10, id, true)
 	if err != nil {
 		return fmt.Errorf("remove the session of %s: %w", id, err)
 	}
