@@ -190,7 +190,11 @@ func (w *Will) parse(version byte, r *reader) {
 		p.end(r)
 	}
 	m.Topic = r.name("will topic")
-	if r.err == nil && mqtt.ValidateTopic(m.Topic, 0) != nil {
+	switch {
+	case r.err != nil:
+	case m.Topic == "": // as in a PUBLISH, §3.3.2.1
+		r.fail(protocolError("will without a topic"))
+	case mqtt.ValidateTopic(m.Topic, 0) != nil:
 		r.fail(malformed("will topic"))
 	}
 	m.Payload = r.data("will payload")

@@ -159,6 +159,7 @@ func TestRefused(t *testing.T) {
 		{"CONNECT with a control character in its will topic", 0, "10 12" + v4 + "06 003c 0000 0001 0a 0001 62", mqtt.MalformedPacket},
 		{"CONNECT with bytes behind it", 0, "10 0d" + v4 + "02 003c 0000 00", mqtt.MalformedPacket},
 		{"CONNECT with a will topic that is a filter", 0, "10 12" + v4 + "06 003c 0000 0001 23 0001 62", mqtt.MalformedPacket},
+		{"CONNECT with a will without a topic", 0, "10 11" + v4 + "06 003c 0000 0000 0001 62", mqtt.ProtocolError},
 		{"CONNECT with receive maximum 0", 0, "10 10" + v5 + "02 003c 03 210000 0000", mqtt.ProtocolError},
 		{"CONNECT with maximum packet size 0", 0, "10 12" + v5 + "02 003c 05 2700000000 0000", mqtt.ProtocolError},
 		{"CONNECT with a property given twice", 0, "10 13" + v5 + "02 003c 06 210001 210001 0000", mqtt.ProtocolError},
