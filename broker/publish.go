@@ -58,19 +58,14 @@ func (c *conn) handlePublish(h plane.Header, body []byte) error {
 	case len(ids) > 0: // written lazily, nobody waits
 		b.appendLazily(&m, ids)
 	}
-	taken := b.distribute(&m)
+	reason := mqtt.Success
+	if !b.distribute(&m) {
+		reason = mqtt.NoMatchingSubscribers // §3.4.2.1
+	}
 	if m.QoS == mqtt.QoS1 {
-		c.acknowledge(plane.PUBACK, p.PacketID, successOf(taken))
+		c.acknowledge(plane.PUBACK, p.PacketID, reason)
 	}
 	return nil
-}
-
-// successOf is what the publisher of a message is told that nobody refused (§3.4.2.1).
-func successOf(taken bool) mqtt.ReasonCode {
-	if taken {
-		return mqtt.Success
-	}
-	return mqtt.NoMatchingSubscribers
 }
 
 // publishKept takes a QoS 1 message that durable consumers need. The connection goes on while
@@ -102,9 +97,9 @@ func (c *conn) publish2(m *mqtt.Message, ids []msglog.ConsumerID, id uint16) err
 			return nil
 		}
 	}
-	taken := c.b.distribute(m)
+	c.b.distribute(m)
 	c.sess.receive(id)
-	c.acknowledge(plane.PUBREC, id, successOf(taken || len(ids) > 0))
+	c.acknowledge(plane.PUBREC, id, mqtt.Success)
 	return nil
 }
 
