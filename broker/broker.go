@@ -102,7 +102,6 @@ const (
 // appender is the message log.
 type appender interface {
 	AppendAsync(e msglog.Entry, done func(seq uint64, err error)) error
-	Append(ctx context.Context, e msglog.Entry) (seq uint64, err error)
 }
 
 // ErrStopped is returned once the broker has been told to stop.

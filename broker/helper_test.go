@@ -162,6 +162,8 @@ func policy(pairs ...string) string {
 type fakeLog struct {
 	mu      sync.Mutex
 	held    bool
+	blocked bool
+	tried   int   // while blocked
 	fail    error // of the commit
 	entries []msglog.Entry
 	waiting []func()
@@ -170,6 +172,11 @@ type fakeLog struct {
 
 func (l *fakeLog) AppendAsync(e msglog.Entry, done func(uint64, error)) error {
 	l.mu.Lock()
+	if l.blocked {
+		l.tried++
+		l.mu.Unlock()
+		return msglog.ErrBlocked
+	}
 	l.entries = append(l.entries, e)
 	seq, fail, held := uint64(len(l.entries)), l.fail, l.held
 	if held {
@@ -184,19 +191,6 @@ func (l *fakeLog) AppendAsync(e msglog.Entry, done func(uint64, error)) error {
 		done(seq, fail)
 	}
 	return nil
-}
-
-func (l *fakeLog) Append(ctx context.Context, e msglog.Entry) (uint64, error) {
-	done := make(chan error, 1)
-	if err := l.AppendAsync(e, func(_ uint64, err error) { done <- err }); err != nil {
-		return 0, err
-	}
-	select {
-	case err := <-done:
-		return 0, err
-	case <-ctx.Done():
-		return 0, ctx.Err()
-	}
 }
 
 // hold keeps commits back until release.

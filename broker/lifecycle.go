@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"time"
 
 	"gatewayctl/broker/mqtt"
@@ -34,6 +35,7 @@ func (b *Broker) authenticate(c *conn) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), b.opts.HandshakeTimeout)
 	defer cancel()
 	asked := c.connInfo()
+	c.keepWill()
 	for range 10 {
 		cuts := b.cuts.Load()
 		p, err := b.auth.Authenticate(ctx, asked)
@@ -252,6 +254,9 @@ func (b *Broker) release(c *conn) {
 	info := c.info.Load()
 	if info == nil {
 		return
+	}
+	if cl, ok := b.ctl.Clients.Get(info.ClientID); ok && cl.Net.Conn == net.Conn(c) { // left behind by a bug
+		b.ctl.Clients.Delete(info.ClientID)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"gatewayctl/broker/mqtt"
 	"gatewayctl/store/msglog"
@@ -160,15 +161,19 @@ func (b *Broker) publishLocal(ctx context.Context, m *mqtt.Message) error {
 		return nil
 	}
 	kept := make(chan error, 1)
-	switch err := b.append(m, ids, func(err error) { kept <- err }); {
-	case errors.Is(err, msglog.ErrBlocked): // wait for the consumer
-		if err := b.appendAndWait(ctx, m, ids); err != nil {
+	for {
+		err := b.append(m, ids, func(err error) { kept <- err })
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, msglog.ErrBlocked) {
 			return err
 		}
-		b.distribute(m)
-		return nil
-	case err != nil:
-		return err
+		select { // for the consumer that blocks
+		case <-time.After(blockedPause):
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ctx.Err(), err)
+		}
 	}
 	b.distribute(m)
 	select {

@@ -2,9 +2,9 @@ package broker
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"strings"
+	"time"
 
 	"gatewayctl/broker/mqtt"
 	"gatewayctl/broker/plane"
@@ -72,14 +72,7 @@ func (c *conn) handlePublish(h plane.Header, body []byte) error {
 // the commit is under way; the acknowledgment leaves in its turn.
 func (c *conn) publishKept(m *mqtt.Message, ids []msglog.ConsumerID, id uint16) error {
 	place := c.owe(plane.PUBACK, id)
-	err := c.b.append(m, ids, func(err error) { c.settle(place, ackReason(err)) })
-	if errors.Is(err, msglog.ErrBlocked) {
-		if err = c.appendPaused(m, ids); err == nil {
-			c.b.distribute(m)
-			c.settle(place, mqtt.Success)
-			return nil
-		}
-	}
+	err := c.appendPaused(m, ids, func(err error) { c.settle(place, ackReason(err)) })
 	if err != nil {
 		c.settle(place, c.notKept(m, err))
 		return nil
@@ -89,10 +82,16 @@ func (c *conn) publishKept(m *mqtt.Message, ids []msglog.ConsumerID, id uint16) 
 }
 
 // publish2 takes a QoS 2 message. It is delivered once it is kept, and it is kept once: the
-// record of its identifier and its PUBREC come after.
+// record of its identifier and its PUBREC come after. The commit is waited for even if the
+// connection ends meanwhile, as the client will ask again.
 func (c *conn) publish2(m *mqtt.Message, ids []msglog.ConsumerID, id uint16) error {
 	if len(ids) > 0 {
-		if err := c.appendPaused(m, ids); err != nil {
+		kept := make(chan error, 1)
+		err := c.appendPaused(m, ids, func(err error) { kept <- err })
+		if err == nil {
+			err = <-kept
+		}
+		if err != nil {
 			c.acknowledge(plane.PUBREC, id, c.notKept(m, err))
 			return nil
 		}
@@ -103,27 +102,35 @@ func (c *conn) publish2(m *mqtt.Message, ids []msglog.ConsumerID, id uint16) err
 	return nil
 }
 
-// appendPaused returns once m is kept. A consumer whose queue is full and whose policy is to
-// block pauses the connection, for as long as a client may be silent about a stall.
-func (c *conn) appendPaused(m *mqtt.Message, ids []msglog.ConsumerID) error {
-	ctx, cancel := context.WithTimeout(context.Background(), c.b.opts.StallTimeout)
-	defer cancel()
-	go func() {
-		select {
-		case <-c.out.dead:
-			cancel()
-		case <-ctx.Done():
+// appendPaused gives m to the log for the consumers. One whose queue is full and whose policy is
+// to block pauses the connection, for as long as a client may stall; m is not kept then.
+func (c *conn) appendPaused(m *mqtt.Message, ids []msglog.ConsumerID, done func(error)) error {
+	patience := time.NewTimer(c.b.opts.StallTimeout)
+	defer patience.Stop()
+	for {
+		err := c.b.append(m, ids, done)
+		if !errors.Is(err, msglog.ErrBlocked) {
+			return err
 		}
-	}()
-	return c.b.appendAndWait(ctx, m, ids)
+		select {
+		case <-time.After(blockedPause):
+		case <-patience.C:
+			return err
+		case <-c.out.dead:
+			return err
+		}
+	}
 }
+
+// blockedPause is how often a consumer that blocks is tried again.
+const blockedPause = 20 * time.Millisecond
 
 // ackReason is what a publisher is told about its message in the log.
 func ackReason(err error) mqtt.ReasonCode {
 	switch {
 	case err == nil:
 		return mqtt.Success
-	case errors.Is(err, msglog.ErrFull), errors.Is(err, msglog.ErrBlocked), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, msglog.ErrFull), errors.Is(err, msglog.ErrBlocked):
 		return mqtt.QuotaExceeded
 	}
 	return mqtt.ImplementationSpecificError
@@ -263,15 +270,6 @@ func (b *Broker) appendLazily(m *mqtt.Message, ids []msglog.ConsumerID) {
 	if err := b.append(m, ids, func(error) {}); errors.Is(err, msglog.ErrBlocked) {
 		b.n.refused.add(refusedLog, 1)
 	}
-}
-
-// appendAndWait returns once m is kept, or ctx is done.
-func (b *Broker) appendAndWait(ctx context.Context, m *mqtt.Message, ids []msglog.ConsumerID) error {
-	_, err := b.log.Append(ctx, b.entry(m, ids))
-	if ctx.Err() == nil {
-		b.logDecided(err)
-	}
-	return err
 }
 
 // logDecided says once that the log does not take messages, and once that it does again.

@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"bytes"
 	"time"
 
 	"gatewayctl/broker/mqtt"
@@ -11,6 +12,16 @@ import (
 type pendingWill struct {
 	msg   *mqtt.Message
 	timer *time.Timer
+}
+
+// keepWill copies the will out of the read buffer.
+func (c *conn) keepWill() {
+	if c.will == nil {
+		return
+	}
+	w := *c.will
+	w.Message.Payload, w.Message.CorrelationData = bytes.Clone(w.Message.Payload), bytes.Clone(w.Message.CorrelationData)
+	c.will = &w
 }
 
 // leaveWill publishes the will of a connection that ended without the client's leave, or keeps
