@@ -66,6 +66,14 @@ func (a *ackset) add(start, end uint64) {
 	}
 }
 
+// last returns the greatest number in the set.
+func (a *ackset) last() uint64 {
+	if n := len(a.beyond); n > 0 {
+		return a.beyond[n-1].end
+	}
+	return a.pos
+}
+
 func (a *ackset) clone() ackset {
 	return ackset{pos: a.pos, beyond: append([]span(nil), a.beyond...)}
 }
@@ -86,10 +94,13 @@ func (a *ackset) append(b []byte) []byte {
 
 func (r *reader) ackset() ackset {
 	a := ackset{pos: r.uvarint()}
+	if a.pos > maxNumber {
+		r.failed = true
+	}
 	last := a.pos
 	for range r.count(2) {
 		gap, length := r.uvarint(), r.uvarint()
-		if gap < 2 || gap > math.MaxUint64-last || length > math.MaxUint64-1-last-gap {
+		if gap < 2 || gap > maxNumber || length > maxNumber || last+gap+length > maxNumber {
 			r.failed = true
 			return a
 		}
@@ -105,6 +116,7 @@ func (r *reader) ackset() ackset {
 type ackRange struct {
 	span
 	messages, bytes uint64
+	fixed           bool // not to be joined with what comes later; in memory only
 }
 
 // appendAcks adds an acknowledgment record.
@@ -133,7 +145,7 @@ func parseAcks(rec []byte, fn func(id ConsumerID, r ackRange)) error {
 		start := last + uint64(unzigzag(r.uvarint()))
 		length := r.uvarint()
 		e := ackRange{span: span{start, start + length}, messages: r.uvarint(), bytes: r.uvarint()}
-		if r.failed || e.end < e.start || e.end == math.MaxUint64 {
+		if r.failed || e.start > maxNumber || length > maxNumber || e.end > maxNumber {
 			return errDamaged
 		}
 		fn(ConsumerID(id), e)

@@ -32,6 +32,7 @@ type checkpointed struct {
 
 type cpSegment struct {
 	number, through, first, last uint64
+	generation                   uint32
 	live                         []cpLoad
 }
 
@@ -57,7 +58,7 @@ func (c *checkpointed) append(b []byte) []byte {
 		b = binary.AppendUvarint(b, v)
 	}
 	for _, s := range c.segments {
-		for _, v := range []uint64{s.number, s.through - s.number, s.first, s.last - (s.first - 1), uint64(len(s.live))} {
+		for _, v := range []uint64{s.number, s.through - s.number, s.first, s.last - (s.first - 1), uint64(s.generation), uint64(len(s.live))} {
 			b = binary.AppendUvarint(b, v)
 		}
 		for _, e := range s.live {
@@ -91,15 +92,19 @@ func parseCheckpoint(b []byte) (*checkpointed, error) {
 	r := reader{b: b[fixed : len(b)-4]}
 	c.tail = position{r.uvarint(), int64(r.uvarint())}
 	c.nextSeq, c.nextSegment, c.nextID = r.uvarint(), r.uvarint(), r.id()
-	for range r.count(5) {
+	for range r.count(6) {
 		s := cpSegment{number: r.uvarint()}
 		s.through = s.number + r.uvarint()
 		s.first = r.uvarint()
 		s.last = s.first - 1 + r.uvarint()
+		s.generation = uint32(r.uvarint())
 		for range r.count(3) {
 			e := cpLoad{id: r.id()}
 			e.messages, e.bytes = r.positive(), r.positive()
 			s.live = append(s.live, e)
+		}
+		if s.through < s.number || s.through > maxNumber || s.last > maxNumber {
+			r.failed = true
 		}
 		if n := len(c.segments); n > 0 && s.number <= c.segments[n-1].through {
 			r.failed = true
@@ -111,7 +116,7 @@ func parseCheckpoint(b []byte) (*checkpointed, error) {
 		k.dropped = Dropped{Oldest: r.uvarint(), Newest: r.uvarint(), Expired: r.uvarint(), Damaged: r.uvarint()}
 		c.consumers = append(c.consumers, k)
 	}
-	if r.failed || len(r.b) > 0 || c.tail.off < 0 {
+	if r.failed || len(r.b) > 0 || c.tail.off < 0 || c.tail.seg > maxNumber || c.nextSeq > maxNumber || c.nextSegment > maxNumber {
 		return nil, errDamaged
 	}
 	return c, nil
@@ -119,8 +124,9 @@ func parseCheckpoint(b []byte) (*checkpointed, error) {
 
 func (r *reader) id() ConsumerID {
 	v := r.uvarint()
-	if v > math.MaxUint32 {
+	if v >= math.MaxUint32 { // the last one is never given, so that there is a next
 		r.failed = true
+		return 0
 	}
 	return ConsumerID(v)
 }
@@ -161,6 +167,8 @@ func (l *Log) checkpoint() error {
 		l.overdue = true
 		return err
 	}
+	l.filesMu.Lock()
+	defer l.filesMu.Unlock()
 	l.mu.Lock()
 	state, dead, acks := l.state()
 	l.mu.Unlock()
@@ -179,7 +187,8 @@ func (l *Log) checkpoint() error {
 		return l.writeError("write checkpoint", err)
 	}
 	l.stats.Written += int64(len(b))
-	l.overdue, l.unstamped, l.cpSeq = false, false, state.nextSeq
+	l.overdue, l.unstamped = false, false
+	l.cpSeq, l.cpTail = state.nextSeq, state.tail
 	l.forget(dead)
 	l.mu.Unlock()
 	for _, s := range dead {
@@ -207,7 +216,7 @@ func (l *Log) state() (state *checkpointed, dead []*segment, acks []ackedIn) {
 			dead = append(dead, s)
 			continue
 		}
-		c := cpSegment{number: s.number, through: s.through, first: s.first, last: s.last}
+		c := cpSegment{number: s.number, through: s.through, first: s.first, last: s.last, generation: s.generation}
 		for _, k := range l.ordered() {
 			if e := s.live[k.id]; e != nil {
 				c.live = append(c.live, cpLoad{k.id, *e})
@@ -250,9 +259,18 @@ func (l *Log) forget(dead []*segment) {
 
 // emptyOut frees the blocks of dead segments when there is no room even for a checkpoint. Their
 // names stay until it is written: a segment that is listed and missing would be a loss,
-// one that is empty was emptied on purpose.
+// one that is empty was emptied on purpose. Only those that the last checkpoint covers
+// whole: others may hold definitions that are nowhere else.
 func (l *Log) emptyOut(dead []*segment) bool {
+	l.mu.Lock()
+	occupied := l.occupied()
+	l.mu.Unlock()
+	any := false
 	for _, s := range dead {
+		if occupied[s] || l.cpTail.before(position{s.through, s.data.size.Load()}) {
+			continue
+		}
+		any = true
 		f, err := l.fs.Open(s.data.name)
 		if err == nil {
 			err = errors.Join(f.Truncate(0), f.Close())
@@ -261,5 +279,14 @@ func (l *Log) emptyOut(dead []*segment) bool {
 			l.log.Warn("empty segment", "path", l.path(s.data.name), "err", err)
 		}
 	}
-	return len(dead) > 0
+	return any
+}
+
+// occupied returns the segments in which a reader stands. Under Log.mu.
+func (l *Log) occupied() map[*segment]bool {
+	m := make(map[*segment]bool)
+	for _, c := range l.byID {
+		m[c.cur.seg] = true // changes under Log.mu only
+	}
+	return m
 }

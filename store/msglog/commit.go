@@ -17,6 +17,7 @@ type writer struct {
 	dirUnsynced bool     // active's directory entry is not on stable storage
 	suspect     bool     // a sync failed: what was not synced must be written again
 	overdue     bool     // a checkpoint failed and is to be tried again
+	wasCut      bool     // active was truncated, and that is not on stable storage
 	unstamped   bool     // this opening's sequence numbers are not on stable storage yet
 	nextSegment uint64
 }
@@ -202,13 +203,14 @@ func (l *Log) writeBatch(b *batch, first uint64) error {
 	return nil
 }
 
-// cut takes back what was written from off on. If even that fails the remains do no harm: the
-// next batch is written over them.
+// cut takes back what was written from off on. The next sync makes sure of it: were the remains
+// to show up behind the end after a power cut, they would look like damage.
 func (l *Log) cut(off int64) {
 	l.end = off
 	if l.active == nil {
 		return
 	}
+	l.wasCut = true
 	if err := l.file.Truncate(off); err != nil {
 		l.log.Warn("truncate segment", "path", l.path(l.active.data.name), "err", err)
 	}
@@ -223,7 +225,7 @@ func (l *Log) writeError(op string, err error) error {
 
 // sync makes the active segment durable up to its end.
 func (l *Log) sync() error {
-	if l.active == nil || l.synced == l.end && !l.dirUnsynced && !l.suspect {
+	if l.active == nil || l.synced == l.end && !l.dirUnsynced && !l.suspect && !l.wasCut {
 		return nil
 	}
 	if err := l.syncFile(); err != nil {
@@ -232,7 +234,7 @@ func (l *Log) sync() error {
 		l.suspect = true
 		return l.writeError("sync", err)
 	}
-	l.suspect, l.dirUnsynced, l.synced = false, false, l.end
+	l.suspect, l.dirUnsynced, l.wasCut, l.synced = false, false, false, l.end
 	l.mark = position{l.active.number, l.end}
 	l.mu.Lock()
 	l.stats.Syncs++
@@ -243,6 +245,11 @@ func (l *Log) sync() error {
 func (l *Log) syncFile() error {
 	if l.suspect {
 		if err := rewrite(l.file, l.synced, l.end); err != nil {
+			return err
+		}
+	}
+	if l.wasCut {
+		if err := l.file.Truncate(l.end); err != nil {
 			return err
 		}
 	}

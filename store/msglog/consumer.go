@@ -276,11 +276,12 @@ func (c *Consumer) Rewind() {
 // settle puts start to end into the acknowledged set, and takes n messages of size bytes that
 // lie in s off the depth. Under Log.mu.
 func (c *Consumer) settle(start, end uint64, n, size int64, s *segment) {
+	s = s.current()
 	c.acked.add(start, end)
 	gone := s.sub(c.id, n, size)
 	c.depth.messages -= gone.messages
 	c.depth.bytes -= gone.bytes
-	c.addDirty(ackRange{span{start, end}, uint64(n), uint64(size)})
+	c.addDirty(ackRange{span: span{start, end}, messages: uint64(n), bytes: uint64(size)})
 	if c.policy == Block {
 		c.l.notifyRoom()
 	}
@@ -296,7 +297,7 @@ func (c *Consumer) addDirty(r ackRange) {
 	l := c.l
 	if n := len(c.dirty); n > 0 {
 		last := &c.dirty[n-1]
-		if last.end+1 == r.start && (last.end < l.cpSeq) == (r.end < l.cpSeq) && l.bySeq(last.end) == l.bySeq(r.end) {
+		if !last.fixed && last.end+1 == r.start && (last.end < l.cpSeq) == (r.end < l.cpSeq) && l.bySeq(last.end) == l.bySeq(r.end) {
 			last.end = r.end
 			last.messages += r.messages
 			last.bytes += r.bytes
@@ -319,10 +320,15 @@ func (c *Consumer) markDirty(n int) {
 	l.dirtyAcks += n
 }
 
-// restore takes back entries that could not be written. Under Log.mu.
+// restore takes back entries that could not be written. A checkpoint may hold them all the same:
+// recovery passes over an entry that it knows, so none may grow into one that it knows in part.
+// Under Log.mu.
 func (c *Consumer) restore(ranges []ackRange) {
 	if c.removed || len(ranges) == 0 {
 		return
+	}
+	for i := range ranges {
+		ranges[i].fixed = true
 	}
 	c.dirty = append(ranges[:len(ranges):len(ranges)], c.dirty...)
 	c.markDirty(len(ranges))

@@ -15,6 +15,7 @@ type cursor struct {
 	head    batchHead
 	seq     uint64 // of the next message in rest
 
+	scanned  uint64 // what Consumer.scanned was when the batch was read
 	batchOff int64
 	cand     candidate // the next message, if has
 	has      bool
@@ -74,7 +75,7 @@ func (k *cursor) scan(id ConsumerID) error {
 		if err := parseMessage(rec, k.head.time, &k.cand.message); err != nil {
 			return err
 		}
-		if k.cand.needs(id) {
+		if seq > k.scanned && k.cand.needs(id) {
 			k.cand.seq, k.cand.rel, k.has = seq, int32(rel), true
 			return nil
 		}
@@ -98,14 +99,14 @@ func (c *Consumer) nextBatch(limit int64) error {
 	}
 	k.batchOff, k.expect = k.off, head.end()
 	k.off += int64(batchHeader + head.payload)
-	if head.messages == 0 || head.end() <= c.scannedUpTo()+1 {
+	// Some was seen before: in the last opening, or before the segment was compacted.
+	if k.scanned = c.scannedUpTo(); head.messages == 0 || head.end() <= k.scanned+1 {
 		return nil
 	}
 	k.head, k.payload, k.rest, k.seq = head, payload, payload, head.first
 	return nil
 }
 
-// scannedUpTo is what a cursor that was just opened may pass over.
 func (c *Consumer) scannedUpTo() uint64 {
 	c.l.mu.Lock()
 	defer c.l.mu.Unlock()

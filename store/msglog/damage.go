@@ -107,11 +107,9 @@ func (l *Log) pass(s *segment, w *window, off, limit int64, first uint64) (int64
 // setAside copies a damaged range into a file of its own and remembers it.
 func (l *Log) setAside(r io.ReaderAt, seg uint64, name string, off, end int64) {
 	l.mu.Lock()
-	for _, d := range l.damage[seg] {
-		if int64(d.start) == off { // another consumer has found it
-			l.mu.Unlock()
-			return
-		}
+	if l.knownDamage(seg, off) || off == end { // another consumer has found it
+		l.mu.Unlock()
+		return
 	}
 	l.damage[seg] = append(l.damage[seg], span{uint64(off), uint64(end)})
 	l.mu.Unlock()

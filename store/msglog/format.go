@@ -24,6 +24,9 @@ const (
 	kindRemove   = 4 // a consumer is gone
 	kindSnapshot = 5 // every consumer as it was when the segment began
 	// 6 to 15 are reserved for the references of session queues.
+	// maxNumber bounds sequence and segment numbers, so that sums of them do not overflow.
+	maxNumber = 1 << 62
+
 	kindSkippable = 128 // from here on, a reader that does not know a kind passes over it
 )
 
@@ -50,6 +53,7 @@ type logID [16]byte
 // A segmentHead is the header of a segment file.
 type segmentHead struct {
 	number, through, first uint64
+	generation             uint32 // how often it was compacted
 	id                     logID
 }
 
@@ -58,7 +62,7 @@ func (h segmentHead) append(b []byte) []byte {
 	b = append(b, segmentMagic...)
 	b = le.AppendUint16(b, segmentVersion)
 	b = le.AppendUint16(b, segmentHeader)
-	b = le.AppendUint32(b, 0)
+	b = le.AppendUint32(b, h.generation)
 	b = le.AppendUint64(b, h.number)
 	b = le.AppendUint64(b, h.through)
 	b = le.AppendUint64(b, h.first)
@@ -75,9 +79,10 @@ func parseSegmentHead(b []byte) (segmentHead, error) {
 	if v := le.Uint16(b[8:]); v != segmentVersion {
 		return h, fmt.Errorf("%w: segment format %d, this binary knows %d", ErrNewer, v, segmentVersion)
 	}
+	h.generation = le.Uint32(b[12:])
 	h.number, h.through, h.first = le.Uint64(b[16:]), le.Uint64(b[24:]), le.Uint64(b[32:])
 	copy(h.id[:], b[40:])
-	if h.through < h.number {
+	if h.through < h.number || h.through > maxNumber || h.first > maxNumber {
 		return h, errDamaged
 	}
 	return h, nil
@@ -134,7 +139,7 @@ func parseBatchHead(b []byte) (batchHead, error) {
 		time:     int64(le.Uint64(b[24:])),
 		mark:     position{le.Uint64(b[32:]), int64(le.Uint32(b[40:]))},
 	}
-	if h.payload > maxPayload || h.first > math.MaxUint64-uint64(h.messages) {
+	if h.payload > maxPayload || h.first > maxNumber {
 		return h, errDamaged
 	}
 	return h, nil

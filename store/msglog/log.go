@@ -74,15 +74,20 @@ type Log struct {
 	// defMu orders definitions and removals of consumers.
 	defMu sync.Mutex
 
+	// filesMu keeps checkpoints, which name and delete segments, apart from compaction, which
+	// replaces them. Locked before mu.
+	filesMu sync.Mutex
+
 	mu        sync.Mutex
 	segs      []*segment // ascending; the last may be active
 	byID      map[ConsumerID]*Consumer
 	byName    map[string]*Consumer
 	nextID    ConsumerID
-	nextSeq   uint64 // what the next message to be committed gets
-	cpSeq     uint64 // nextSeq of the newest checkpoint
-	used      int64  // bytes in segments, damaged ones and headers included
-	queued    int64  // bytes in cur and queue
+	nextSeq   uint64   // what the next message to be committed gets
+	cpSeq     uint64   // nextSeq of the newest checkpoint
+	cpTail    position // what that checkpoint covers
+	used      int64    // bytes in segments, damaged ones and headers included
+	queued    int64    // bytes in cur and queue
 	cur       *batch
 	queue     []*batch
 	free      []*batch
@@ -121,12 +126,7 @@ type Stats struct {
 // it fail.
 func Open(dir string, opts Options) (*Log, error) {
 	opts = opts.withDefaults()
-	l := &Log{
-		dir: dir, fs: opts.FS, opts: opts, log: opts.Log.With("component", "msglog"),
-		byID: make(map[ConsumerID]*Consumer), byName: make(map[string]*Consumer),
-		nextID: 1, nextSeq: 1, damage: make(map[uint64][]span),
-		work: make(chan struct{}, 1), tidy: make(chan struct{}, 1), quit: make(chan struct{}),
-	}
+	l := newLog(dir, opts)
 	if l.fs == nil {
 		fs, err := openDir(dir)
 		if err != nil {
@@ -134,7 +134,6 @@ func Open(dir string, opts Options) (*Log, error) {
 		}
 		l.fs = fs
 	}
-	l.cur = l.newBatch()
 	if err := l.recover(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open message log %s: %w", dir, err), l.closeFiles())
 	}
@@ -144,6 +143,17 @@ func Open(dir string, opts Options) (*Log, error) {
 		wake(l.tidy)
 	}
 	return l, nil
+}
+
+func newLog(dir string, opts Options) *Log {
+	l := &Log{
+		dir: dir, fs: opts.FS, opts: opts, log: opts.Log.With("component", "msglog"),
+		byID: make(map[ConsumerID]*Consumer), byName: make(map[string]*Consumer),
+		nextID: 1, nextSeq: 1, damage: make(map[uint64][]span),
+		work: make(chan struct{}, 1), tidy: make(chan struct{}, 1), quit: make(chan struct{}),
+	}
+	l.cur = l.newBatch()
+	return l
 }
 
 func (o Options) withDefaults() Options {

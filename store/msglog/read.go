@@ -187,7 +187,7 @@ func (c *Consumer) lose(h handed) {
 func (c *Consumer) fetch(h *handed) (*candidate, error) {
 	l := c.l
 	l.mu.Lock()
-	data, off, rel := h.seg.data, h.off, int(h.rel)
+	data, off, rel := h.seg.current().data, h.off, int(h.rel)
 	err := l.acquire(data)
 	l.mu.Unlock()
 	if err != nil {

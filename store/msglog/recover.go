@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"time"
 
 	"gatewayctl/store/atomicfile"
@@ -35,8 +36,14 @@ func (l *Log) recover() error {
 	// What follows may be read before it is durable, and somebody may remember its number: a
 	// later opening must not give that number to another message.
 	l.unstamped = true
-	if err := l.checkpoint(); err != nil && !errors.Is(err, ErrFull) {
+	err = l.checkpoint()
+	if err != nil && !errors.Is(err, ErrFull) {
 		return err
+	}
+	if err == nil {
+		if err := l.removeFiles(s.emptied); err != nil {
+			return err
+		}
 	}
 	l.recovery.Elapsed = time.Since(began)
 	if l.recovery.Cut != nil || l.recovery.Rebuilt != "" || l.recovery.Degraded() {
@@ -78,8 +85,12 @@ func (l *Log) repair(s *survey) error {
 			return err
 		}
 	}
-	for _, name := range s.remove {
-		if err := l.fs.Remove(name); err != nil && !missingFile(err) {
+	return l.removeFiles(s.remove)
+}
+
+func (l *Log) removeFiles(names []string) error {
+	for _, name := range names {
+		if err := l.fs.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("remove %s: %w", l.path(name), err)
 		}
 	}
@@ -96,29 +107,42 @@ func (l *Log) repairGap(g gap) error {
 	return f.Close()
 }
 
-// repairTail cuts the tail off and reports it.
-func (l *Log) repairTail(s *survey) error {
+// cut tells what is to be cut off.
+func (s *survey) cut() *Cut {
 	cut := &Cut{Segment: s.cutAt.seg, Offset: s.cutAt.off}
 	for _, f := range s.scan {
-		name := segmentName(f.number)
-		switch {
-		case f.number < cut.Segment:
-		case f.number == cut.Segment && cut.Offset >= segmentHeader:
+		if f.number == cut.Segment && cut.Offset >= segmentHeader {
 			cut.Bytes += f.size - cut.Offset
-			file, err := l.fs.Open(name)
-			if err != nil {
-				return err
-			}
-			if err := errors.Join(file.Truncate(cut.Offset), file.Sync(), file.Close()); err != nil {
-				return fmt.Errorf("cut the tail of %s: %w", l.path(name), err)
-			}
-		default:
+		} else if f.number >= cut.Segment {
 			cut.Bytes += f.size
-			s.remove = append(s.remove, name)
 		}
 	}
-	if cut.Bytes > 0 {
-		l.recovery.Cut = cut
+	if cut.Bytes == 0 {
+		return nil
+	}
+	return cut
+}
+
+// repairTail cuts the tail off.
+func (l *Log) repairTail(s *survey) error {
+	l.recovery.Cut = s.cut()
+	for _, f := range s.scan {
+		name := segmentName(f.number)
+		if f.number > s.cutAt.seg || f.number == s.cutAt.seg && s.cutAt.off < segmentHeader {
+			s.remove = append(s.remove, name)
+			continue
+		}
+		if f.number < s.cutAt.seg {
+			continue
+		}
+		file, err := l.fs.Open(name)
+		if err != nil {
+			return err
+		}
+		// Synced with the checkpoint that follows.
+		if err := errors.Join(file.Truncate(s.cutAt.off), file.Close()); err != nil {
+			return fmt.Errorf("cut the tail of %s: %w", l.path(name), err)
+		}
 	}
 	return nil
 }

@@ -12,7 +12,7 @@ func (s *survey) begin() {
 	}
 	l := s.l
 	l.nextSeq, l.cpSeq = s.cp.nextSeq, s.cp.nextSeq
-	l.nextSegment, l.nextID = s.cp.nextSegment, s.cp.nextID
+	l.nextSegment, l.cpTail, l.nextID = s.cp.nextSegment, s.cp.tail, s.cp.nextID
 	for _, k := range s.cp.consumers {
 		c := l.newConsumer(k.id, k.name)
 		c.acked, c.done, c.dropped = k.acked, k.done, k.dropped
@@ -35,6 +35,13 @@ func (s *survey) replay() error {
 		}
 	}
 	// Only now is it known what is acknowledged.
+	for _, f := range s.files {
+		if f.recount {
+			if err := s.recount(f); err != nil {
+				return err
+			}
+		}
+	}
 	return s.each(func(f *surveyed, _ int64, h batchHead, payload []byte) error {
 		if h.messages > 0 {
 			s.countBatch(f.seg, h, payload)
@@ -71,6 +78,27 @@ func (s *survey) each(fn func(f *surveyed, off int64, h batchHead, payload []byt
 			}
 			off += int64(batchHeader + h.payload)
 		}
+	}
+	return nil
+}
+
+// recount counts the messages of one segment.
+func (s *survey) recount(f *surveyed) error {
+	for off := int64(segmentHeader); off < f.size; {
+		h, payload, err := f.win.batch(off, f.size)
+		if errors.Is(err, errDamaged) { // a reader will find it
+			off, err = f.win.resync(off+1, f.size, 0)
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		s.countBatch(f.seg, h, payload)
+		off += int64(batchHeader + h.payload)
+		s.scanned += int64(batchHeader + h.payload)
 	}
 	return nil
 }
@@ -210,8 +238,11 @@ func (s *survey) finish() {
 	}
 	for i, seg := range l.segs {
 		l.nextSegment = max(l.nextSegment, seg.through+1)
-		if i > 0 && seg.first == 0 { // its header is lost, and there was no checkpoint
-			seg.first = l.segs[i-1].last + 1
+		if seg.first == 0 { // its header is lost, and there was no checkpoint
+			seg.first = 1
+			if i > 0 {
+				seg.first = l.segs[i-1].last + 1
+			}
 			seg.last = max(seg.last, seg.first-1)
 		}
 		for id, e := range seg.live {
@@ -228,6 +259,7 @@ func (s *survey) finish() {
 	l.nextSegment = max(l.nextSegment, 1)
 	for _, c := range l.byID {
 		c.scanned = c.acked.pos
+		l.nextSeq = max(l.nextSeq, c.acked.last()+1) // whatever happened: nothing new is acknowledged
 	}
 }
 

@@ -60,7 +60,7 @@ func (l *Log) begin() error {
 	l.used += int64(len(b))
 	l.stats.Written += int64(len(b))
 	l.active, l.file, l.end, l.synced = s, f, int64(len(b)), 0
-	l.dirUnsynced, l.suspect = true, false
+	l.dirUnsynced, l.suspect, l.wasCut = true, false, false
 	l.nextSegment++
 	return nil
 }

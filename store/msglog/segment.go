@@ -11,11 +11,13 @@ import (
 // A segment is one file of the log as it is known in memory. Guarded by Log.mu.
 type segment struct {
 	number, through uint64
+	generation      uint32 // how often it was compacted
 	first, last     uint64 // sequence numbers; last is first-1 while there is no message
 	sealed          bool   // nothing will be appended
 	live            map[ConsumerID]*load
 	refs            int64 // sum of live[*].messages
 	data            *segData
+	into            *segment // what it was compacted into, nil while it is in use
 }
 
 // A load is what a consumer still has to acknowledge.
@@ -41,14 +43,14 @@ func parseSegmentName(name string) (uint64, bool) {
 		return 0, false
 	}
 	n, err := strconv.ParseUint(digits, 16, 64)
-	return n, err == nil
+	return n, err == nil && n <= maxNumber
 }
 
 func newSegment(h segmentHead, size int64) *segment {
 	d := &segData{name: segmentName(h.number), salt: salt(h.id, h.number)}
 	d.size.Store(size)
 	return &segment{
-		number: h.number, through: h.through, first: h.first, last: h.first - 1,
+		number: h.number, through: h.through, generation: h.generation, first: h.first, last: max(h.first, 1) - 1,
 		live: make(map[ConsumerID]*load), data: d,
 	}
 }
@@ -78,9 +80,9 @@ func (l *Log) release(d *segData) {
 	}
 }
 
-// after returns the index of the first segment whose number is greater than n.
+// after returns the index of the first segment that holds what was in a segment beyond number n.
 func (l *Log) after(n uint64) int {
-	return sort.Search(len(l.segs), func(i int) bool { return l.segs[i].number > n })
+	return sort.Search(len(l.segs), func(i int) bool { return l.segs[i].through > n })
 }
 
 // bySeq returns the segment that holds seq, nil if it is gone.

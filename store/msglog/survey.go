@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math"
 	"sort"
 
@@ -23,9 +22,8 @@ type survey struct {
 	mark  position // the newest
 	next  uint64   // sequence number after the last valid batch
 
-	replayed bool // everything before the first gap was replayed already
-
 	remove  []string // files that nobody needs
+	emptied []string // the same, but only once a checkpoint no longer lists them
 	missing []uint64
 	cutAt   *gap // where the tail is to be cut
 	rebuilt string
@@ -42,9 +40,13 @@ type surveyed struct {
 	seg    *segment
 	win    window
 	file   File
+	// recount says that the segment was compacted after the checkpoint: messages were left out
+	// because of acknowledgments that may be lost, so the checkpoint's counts are too high.
+	recount bool
 }
 
-// A gap is a range without valid batches; end is exclusive.
+// A gap is a range without valid batches; end is exclusive. at is nil if the whole segment is
+// missing.
 type gap struct {
 	at       *surveyed
 	seg      uint64
@@ -189,7 +191,7 @@ func (s *survey) choose() {
 				s.drop(f.number)
 				continue
 			}
-			s.take(f, segmentHead{number: f.number, through: max(f.number, f.head.through), first: f.head.first}, 0)
+			s.take(f, segmentHead{number: f.number, through: max(f.number, f.head.through), generation: f.head.generation, first: f.head.first}, 0)
 		}
 		return
 	}
@@ -221,20 +223,26 @@ func (s *survey) chooseListed(c cpSegment) {
 		return
 	case f.size == 0:
 		s.drop(c.number) // emptied on purpose, see emptyOut
+		last := len(s.remove) - 1
+		s.emptied, s.remove = append(s.emptied, s.remove[last]), s.remove[:last]
 		return
 	}
 	from := int64(math.MaxInt64)
 	if c.number == s.cp.tail.seg {
 		from = s.cp.tail.off
 	}
+	f.recount = f.headOK && f.head.generation != c.generation
 	s.take(f, segmentHead{number: c.number, through: max(c.through, f.head.through), first: c.first}, from)
-	f.seg.last = c.last
+	f.seg.last, f.seg.generation = c.last, max(c.generation, f.head.generation)
+	if f.recount {
+		return
+	}
 	for _, e := range c.live {
 		f.seg.add(e.id, e.messages, e.bytes)
 	}
 }
 
-// merge adds what the checkpoint says of a segment to the one that it was compacted into.
+// merge finds the segment that one was compacted into after the checkpoint.
 func (s *survey) merge(c cpSegment) bool {
 	n := len(s.l.segs)
 	if n == 0 || s.l.segs[n-1].through < c.through {
@@ -242,10 +250,7 @@ func (s *survey) merge(c cpSegment) bool {
 	}
 	into := s.l.segs[n-1]
 	into.last = max(into.last, c.last)
-	for _, e := range c.live {
-		into.add(e.id, e.messages, e.bytes)
-	}
-	return true
+	return true // it is counted again
 }
 
 // take puts a file into the log; it is read from the offset from on.
@@ -294,6 +299,10 @@ func (s *survey) read() error {
 
 func (s *survey) readFile(f *surveyed) error {
 	off := f.from
+	if f.size == 0 {
+		s.gaps = append(s.gaps, gap{seg: f.number})
+		return nil
+	}
 	if off == 0 {
 		off = segmentHeader
 		if !f.headOK {
@@ -349,6 +358,3 @@ func (s *survey) classify() {
 		}
 	}
 }
-
-// missingFile reports whether err says that a file is not there.
-func missingFile(err error) bool { return errors.Is(err, fs.ErrNotExist) }
