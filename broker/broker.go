@@ -17,8 +17,8 @@
 // nothing that outlives a connection. One hook authenticates, opens the session and writes the
 // CONNACK. PUBLISH, SUBSCRIBE and their acknowledgments are handled on the spot.
 //
-// Why mochi does not deliver. Its message path was tried at this seam first, and what the first
-// users need could not be had from it: a full outbound channel drops QoS 1; one packet
+// Why mochi does not deliver. By the source of its release 2.7.9, what the first users need cannot
+// be had from its message path: a full outbound channel drops QoS 1; one packet
 // identifier space serves both directions, so a client that publishes and subscribes at QoS 1
 // loses messages and gets 0x91 for a SUBSCRIBE; a client's Receive Maximum leaks until delivery
 // stops; `+/#` misses `a`, `a/#` misses the retained `a`; wills bypass the publish hook, so a
@@ -38,8 +38,7 @@
 // a clean shutdown and lost with a crash; session queues do not spill to disk; a member of a
 // shared subscription that dies keeps its unacknowledged messages for its return; there is no
 // match cache, each connection has mochi's goroutines besides its own, and keepalive is a
-// deadline per connection; there is no $SYS tree. The topic aliases that a client offers for our
-// use are not used.
+// deadline per connection; there is no $SYS tree.
 package broker
 
 import (
