@@ -72,6 +72,9 @@ func (q *questions) add(name string, types ...uint16) {
 
 // poll forgets what is over, reports what is new, and asks for what is missing.
 func (b *browser) poll(now time.Time) (out []packet, next time.Time) {
+	if now.Before(b.due) {
+		return nil, b.due
+	}
 	next = now.Add(time.Hour)
 	soon := func(t time.Time) {
 		if t.Before(next) {
@@ -94,27 +97,40 @@ func (b *browser) poll(now time.Time) (out []packet, next time.Time) {
 		for _, k := range slices.Sorted(maps.Keys(n.instances)) {
 			b.tendInstance(now, n, k, &q, soon)
 		}
+		n.sweep()
 		if len(q.list) > 0 {
 			for _, data := range q.packets(n.known(now)) {
 				out = append(out, packet{link: index, data: data})
 			}
 		}
 	}
+	b.due = next
 	return out, next
 }
 
-// tendHosts keeps the addresses of hosts that something runs on.
-func (b *browser) tendHosts(now time.Time, n *neighbourhood, q *questions, soon func(time.Time)) {
-	used := map[string]string{}
+// used are the names of the hosts that something runs on, by key.
+func (n *neighbourhood) used() map[string]string {
+	out := map[string]string{}
 	for _, i := range n.instances {
 		if i.srv.known() {
-			used[i.host] = i.target
+			out[i.host] = i.target
 		}
 	}
+	return out
+}
+
+// sweep forgets the hosts that nothing runs on any more.
+func (n *neighbourhood) sweep() {
+	used := n.used()
+	maps.DeleteFunc(n.hosts, func(k string, _ *host) bool { return used[k] == "" })
+}
+
+// tendHosts keeps the addresses of hosts.
+func (b *browser) tendHosts(now time.Time, n *neighbourhood, q *questions, soon func(time.Time)) {
+	used := n.used()
 	for _, k := range slices.Sorted(maps.Keys(n.hosts)) {
 		at, name := n.hosts[k], used[k]
 		if name == "" {
-			delete(n.hosts, k)
 			continue
 		}
 		lost := false

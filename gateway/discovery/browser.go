@@ -30,6 +30,7 @@ type browser struct {
 	names  map[string]string // by key of the type's full name: the type
 	links  map[int]*neighbourhood
 	size   int         // instances on all links
+	due    time.Time   // when to poll next; zero: something changed
 	full   bool        // and said so
 	report func(Found) // nil: nobody wants to know before the end
 	now    func() time.Time
@@ -97,6 +98,7 @@ func newBrowser(types []string, jitter func(lo, hi time.Duration) time.Duration,
 }
 
 func (b *browser) setLinks(now time.Time, links []link, _ []netip.Addr) {
+	b.due = time.Time{}
 	keep := map[int]bool{}
 	for _, l := range links {
 		keep[l.index] = true
@@ -145,6 +147,9 @@ func (b *browser) receive(now time.Time, in packet) {
 			changed[host] = true
 		}
 	}
+	if len(changed) == 0 {
+		return
+	}
 	for _, i := range n.instances {
 		if changed[i.host] {
 			i.touch(b, now)
@@ -184,6 +189,7 @@ func (b *browser) learnInstance(now time.Time, n *neighbourhood, ptr *dns.PTR) {
 
 // touch notes that something was said of i.
 func (i *instance) touch(b *browser, now time.Time) {
+	b.due = time.Time{}
 	i.seen = b.now()
 	if i.settled.IsZero() {
 		i.settled = now.Add(settle)
@@ -226,6 +232,7 @@ func (b *browser) learnAddress(now time.Time, at *host, h heard) bool {
 		}
 		at.addrs[ip] = &lease{}
 	}
+	b.due = time.Time{}
 	at.addrs[ip].renew(now, h.rr.Header().Ttl, b.jitter)
 	if h.flush { // RFC 6762 §10.2: older ones of this type are no more
 		for other, l := range at.addrs {

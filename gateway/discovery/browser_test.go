@@ -110,7 +110,6 @@ func TestWatched(t *testing.T) {
 		"2m46s" + srv, "2m52s" + srv, "2m56s A fan.local.", "2m58s" + srv, "3m2s A fan.local.", "3m4s" + srv, "3m8s A fan.local.",
 	}, got)
 	drive(t, b, 189*time.Second, 191*time.Second)
-	drive(t, b, 192*time.Second, 193*time.Second)
 	expect(t, "reports", []string{here, "fan fan.local:80 [10.0.0.2 10.0.0.3] map[id:f]", moved, "fan gone"}, *reports)
 	if b.size != 0 || len(b.links[1].hosts) != 0 {
 		t.Errorf("it keeps %d instances and %d hosts", b.size, len(b.links[1].hosts))

@@ -166,12 +166,12 @@ func TestStorm(t *testing.T) {
 	r := newTestResponder(t, lamp())
 	drive(t, r, 0, time.Minute)
 	answers := 0
-	for at := time.Minute; at < time.Minute+5*time.Second; at += 5 * time.Millisecond {
+	for at := time.Minute; at < time.Minute+5*time.Second; at += 20 * time.Millisecond {
 		give(t, r, at, other, question(dns.TypeANY, "_http._tcp.local.", "lamp.local.", "Lamp._http._tcp.local."))
 		answers += len(drive(t, r, at, at))
 	}
 	if answers < 5 || answers > 12 {
-		t.Errorf("%d answers to 1000 queries in 5 s", answers)
+		t.Errorf("%d answers to 250 queries in 5 s", answers)
 	}
 }
 
