@@ -127,7 +127,7 @@ func (a *app) benchConnectsCmd(f *benchFlags) *cobra.Command {
 	cmd := a.benchRun(f, "connects", "Connections per second, with full TLS handshakes", func(ctx context.Context, t bench.Target) (bench.Result, error) {
 		return bench.Connects(ctx, t, workers, count, d)
 	})
-	cmd.Flags().IntVar(&workers, "workers", 2, "connections that are being made at the same time")
+	cmd.Flags().IntVar(&workers, "workers", 16, "connections that are being made at the same time")
 	cmd.Flags().IntVarP(&count, "count", "n", 0, "end after so many connections")
 	cmd.Flags().DurationVar(&d, "duration", 2*time.Second, "measured time")
 	return cmd

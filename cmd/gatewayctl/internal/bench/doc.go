@@ -7,7 +7,7 @@
 //
 // # Design
 //
-// The generator must cost less than what it measures, so nothing is allocated and nothing is
+// The generator must cost less than what it measures at full load, so nothing is allocated and nothing is
 // encoded per message: a publisher has one buffer with a batch of finished frames and patches
 // packet identifiers and numbers into it, a subscriber walks the frames of a large read where
 // they are and answers all of them with one write.

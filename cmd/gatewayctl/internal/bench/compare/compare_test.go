@@ -142,11 +142,31 @@ func TestStartTellsWhy(t *testing.T) {
 // A broker ends when whoever started it is gone: its standard input ends.
 func TestOwnBrokerEndsWithItsParent(t *testing.T) {
 	t.Parallel()
-	for _, b := range startAll(t)[2:3] {
+	binary, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	a, err := newAuthority(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, clients, err := a.others()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []Kind{Relay, Mochi} {
+		b := own(kind, "", dir, binary, server, clients)
+		if err := b.start(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 		_ = b.process.in.Close()
 		<-b.process.exited
 		if state := b.process.cmd.ProcessState; !state.Success() {
-			t.Errorf("%s: %v", b.name, state)
+			t.Errorf("%s: %v", kind, state)
+		}
+		if err := b.stop(); err != nil {
+			t.Error(err)
 		}
 	}
 }
