@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"strings"
 
 	"gatewayctl/broker"
 	"gatewayctl/broker/acl"
@@ -41,6 +42,14 @@ func (a *access) Authenticate(_ context.Context, c broker.ConnInfo) (broker.Prin
 	if err != nil {
 		a.log.Error("policy cannot be used, client refused", "device", p.Device, "err", err)
 		return broker.Principal{}, refuse("its policy cannot be used: %v", err)
+	}
+	if c.ClientID == "" { // one is assigned now, because policies may ask for it
+		name, _, _ := strings.Cut(p.Key, ":")
+		if !p.Device.IsZero() {
+			name = p.Device.String()
+		}
+		p.ClientID = broker.AssignClientID(name)
+		c.ClientID = p.ClientID
 	}
 	p.Access = set.Bind(a.connection(c, p), a.arn)
 	return p, nil
