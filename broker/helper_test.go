@@ -50,11 +50,22 @@ type testBroker struct {
 
 func start(t testing.TB, opts Options) *testBroker {
 	t.Helper()
+	tb := newTestBroker(opts)
+	tb.plain = tb.listen(t, Listener{Name: "plain"})
+	tb.tls = tb.listen(t, Listener{Name: "mqtt", TLS: pki(t).serverTLS()})
+	tb.run(t)
+	return tb
+}
+
+func newTestBroker(opts Options) *testBroker {
 	tb := &testBroker{log: &fakeLog{}, auth: &testAuthority{}, events: newRecorder()}
 	opts.Observe = tb.events.add
 	tb.Broker = newBroker(tb.auth, tb.log, opts)
-	tb.plain = tb.listen(t, Listener{Name: "plain"})
-	tb.tls = tb.listen(t, Listener{Name: "mqtt", TLS: pki(t).serverTLS()})
+	return tb
+}
+
+// run runs the broker until stop, or the end of the test.
+func (tb *testBroker) run(t testing.TB) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- tb.Run(ctx) }()
@@ -70,7 +81,6 @@ func start(t testing.TB, opts Options) *testBroker {
 		}
 	})
 	t.Cleanup(tb.stop)
-	return tb
 }
 
 func (tb *testBroker) listen(t testing.TB, l Listener) string {
