@@ -65,6 +65,9 @@ func (a *app) benchRun(f *benchFlags, use, short string, run func(ctx context.Co
 			return err
 		}
 		r, err := run(cmd.Context(), t)
+		if errors.Is(err, bench.ErrOptions) {
+			return usage(cmd, err)
+		}
 		if err != nil {
 			return err
 		}
@@ -196,7 +199,7 @@ func (a *app) benchCompareCmd() *cobra.Command {
 			return a.table(func(w io.Writer) {
 				line := func(cells []string) { fmt.Fprintln(w, strings.Join(cells, "\t")) }
 				rep.Table(line)
-				fmt.Fprintln(w)
+				line(nil)
 				rep.BarTable(line)
 			})
 		},

@@ -30,7 +30,8 @@ func writeResult(w io.Writer, r bench.Result) {
 		line(true, "latency", "p50 %.0f µs, p90 %.0f µs, p99 %.0f µs, max %.0f µs", l.P50, l.P90, l.P99, l.Max)
 		line(true, "sent late", "p99 %.0f µs (part of the latency)", l.Late)
 	}
-	line(r.DrainRate > 0, "drained", "%.0f/s, %.2f µs CPU of the broker per message", r.DrainRate, r.DrainCPU)
+	line(r.DrainRate > 0, "drained", "%.0f/s", r.DrainRate)
+	line(r.DrainCPU > 0, "broker", "%.2f µs CPU per drained message", r.DrainCPU)
 	line(r.WriteAmplification > 0 || r.DiskAmplification > 0, "written", "%.3f bytes per byte of payload, %.3f to storage", r.WriteAmplification, r.DiskAmplification)
 	line(r.Resident > 0, "resident", "%.1f MB, %.1f kB per connection", float64(r.Resident)/1e6, float64(r.PerClient)/1e3)
 	line(r.Lost > 0, "LOST", "%d", r.Lost)

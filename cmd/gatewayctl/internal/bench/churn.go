@@ -15,10 +15,10 @@ import (
 // wildcards every second. Result.Base is the rate without it, in the same run.
 func Churn(ctx context.Context, t Target, n, perSecond int, l Load) (Result, error) {
 	if perSecond < 1 || perSecond > 10_000 {
-		return Result{}, fmt.Errorf("churn: %d subscriptions per second: there must be 1 to 10000", perSecond)
+		return Result{}, impossible("churn: %d subscriptions per second: there must be 1 to 10000", perSecond)
 	}
 	if l.Messages > 0 {
-		return Result{}, errors.New("churn: it is measured by time, not by messages")
+		return Result{}, impossible("churn: it is measured by time, not by messages")
 	}
 	return plan{mode: "churn", pubs: n, subs: n, conduct: func(ctx context.Context, f *flow) (r Result, err error) {
 		c, _, err := t.connect(ctx, 0, 1<<10, "bench-"+runName()+"-churn", true)

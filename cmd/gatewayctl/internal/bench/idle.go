@@ -16,10 +16,10 @@ import (
 func Idle(ctx context.Context, t Target, n int, settle time.Duration) (r Result, err error) {
 	r.Mode = "idle"
 	if n < 1 || n > maxClients {
-		return r, fmt.Errorf("idle: %d connections: there must be 1 to %d", n, maxClients)
+		return r, impossible("idle: %d connections: there must be 1 to %d", n, maxClients)
 	}
 	if t.PID == 0 {
-		return r, errors.New("idle: the broker's process must be known")
+		return r, impossible("idle: the broker's process must be known")
 	}
 	if settle == 0 {
 		settle = 3 * time.Second
@@ -64,7 +64,7 @@ func Idle(ctx context.Context, t Target, n int, settle time.Duration) (r Result,
 func Connects(ctx context.Context, t Target, workers, connections int, d time.Duration) (r Result, err error) {
 	r.Mode = "connects"
 	if workers < 1 || workers > 1_000 || connections < 0 || d <= 0 {
-		return r, fmt.Errorf("connects: %d workers, %d connections in %v: there must be 1 to 1000 workers and some time", workers, connections, d)
+		return r, impossible("connects: %d workers, %d connections in %v: there must be 1 to 1000 workers and some time", workers, connections, d)
 	}
 	name := runName()
 	from, to := sample{at: time.Now()}, sample{}

@@ -37,18 +37,25 @@ func (l Load) withDefaults() (Load, error) {
 	}
 	switch {
 	case l.QoS > 1:
-		return l, fmt.Errorf("QoS %d: the load generator speaks QoS 0 and 1", l.QoS)
+		return l, impossible("QoS %d: the load generator speaks QoS 0 and 1", l.QoS)
 	case l.Payload < MinPayload || l.Payload > 1<<20:
-		return l, fmt.Errorf("payload of %d bytes: it must have %d to %d", l.Payload, MinPayload, 1<<20)
+		return l, impossible("payload of %d bytes: it must have %d to %d", l.Payload, MinPayload, 1<<20)
 	case l.Window < 2 || l.Window > 30_000:
-		return l, fmt.Errorf("window of %d messages: it must be 2 to 30000", l.Window)
+		return l, impossible("window of %d messages: it must be 2 to 30000", l.Window)
 	case l.Messages < 0 || l.Filters < 0 || l.Duration < 0 || l.WarmUp < 0:
-		return l, errors.New("a negative number or duration")
+		return l, impossible("a negative number or duration")
 	}
 	return l, nil
 }
 
 const maxClients = 20_000
+
+// ErrOptions is returned for a load that cannot be: the caller's mistake.
+var ErrOptions = errors.New("impossible load")
+
+func impossible(format string, args ...any) error {
+	return fmt.Errorf("%w: "+format, append([]any{ErrOptions}, args...)...)
+}
 
 // Pairs has n publishers, each with a subscriber of its own.
 func Pairs(ctx context.Context, t Target, n int, l Load) (Result, error) {
@@ -114,7 +121,7 @@ func steady(ctx context.Context, f *flow) (Result, error) {
 // with connects everybody, calls do and cleans up.
 func (f *flow) with(ctx context.Context, p plan, do func() error) error {
 	if p.pubs < 1 || p.subs < 1 || p.pubs+p.subs > maxClients {
-		return fmt.Errorf("%d publishers and %d subscribers: there must be 1 to %d in all", p.pubs, p.subs, maxClients)
+		return impossible("%d publishers and %d subscribers: there must be 1 to %d in all", p.pubs, p.subs, maxClients)
 	}
 	l, name := f.load, runName()
 	id := func(kind string, i int) string { return fmt.Sprintf("bench-%s-%s-%d", name, kind, i) }
@@ -190,7 +197,7 @@ const (
 func (t Target) strangers(ctx context.Context, name string, l Load) ([]*client, error) {
 	n := (l.Filters + filtersPerClient - 1) / filtersPerClient
 	if n > maxClients {
-		return nil, fmt.Errorf("%d filters are more than %d", l.Filters, maxClients*filtersPerClient)
+		return nil, impossible("%d filters are more than %d", l.Filters, maxClients*filtersPerClient)
 	}
 	made := make([]*client, n)
 	err := each(ctx, n, func(ctx context.Context, i int) error {

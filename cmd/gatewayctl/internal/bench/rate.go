@@ -2,7 +2,6 @@ package bench
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"runtime"
 	"time"
@@ -15,10 +14,10 @@ import (
 // it could be sent then, so a broker that stalls pays for everything that waits.
 func Rate(ctx context.Context, t Target, n, perSecond int, l Load) (Result, error) {
 	if perSecond < 1 || perSecond > 200_000 {
-		return Result{}, fmt.Errorf("rate: %d messages per second: there must be 1 to 200000", perSecond)
+		return Result{}, impossible("rate: %d messages per second: there must be 1 to 200000", perSecond)
 	}
 	if l.Messages > 0 {
-		return Result{}, errors.New("rate: it is measured by time, not by messages")
+		return Result{}, impossible("rate: it is measured by time, not by messages")
 	}
 	late := new(Histogram)
 	return plan{
