@@ -3,6 +3,7 @@ package broker
 import (
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"gatewayctl/broker/mqtt"
@@ -237,6 +238,7 @@ func TestConformSession(t *testing.T) {
 			s.clients["old"] = s.clients["a"]
 			again := s.dial(s.version)
 			again.send(&plane.Connect{Version: s.version, ClientID: "a", CleanStart: true})
+			synctest.Wait() // it waits for the old connection
 			s.clients["old"].write(append(pub("t", "last words", mqtt.QoS0, 0).Append(nil, s.version), 0xe0, 0))
 			again.read(plane.CONNACK)
 			s.want("watcher", pub("t", "last words", mqtt.QoS0, 0))
