@@ -35,10 +35,9 @@
 // Promises of DESIGN.md §2 and §3 that are not kept yet, because sessions and retained messages
 // live in memory: they do not survive a restart, nor does the record of QoS 2 identifiers, so an
 // acknowledgment means stable storage for durable consumers only; pending wills are published at
-// a clean shutdown and lost with a crash; session queues do not spill to disk; a member of a
-// shared subscription that dies keeps its unacknowledged messages for its return; there is no
-// match cache, each connection has mochi's goroutines besides its own, and keepalive is a
-// deadline per connection; there is no $SYS tree.
+// a clean shutdown and lost with a crash; session queues do not spill to disk; there is no match
+// cache, each connection has mochi's goroutines besides its own, and keepalive is a deadline per
+// connection; there is no $SYS tree.
 package broker
 
 import (

@@ -325,6 +325,60 @@ func TestConformShared(t *testing.T) {
 			s.open("a", expiry(60))
 			s.want("a", pub("t", "", 2, 1, dup))
 		}},
+		{"QoS 2 that was sent ends with the session, what waits does not, MQTT-4.8.2-5", 0, Options{Window: 1}, func(s *scene) {
+			s.open("b")
+			s.open("a", func(c *plane.Connect) { c.ReceiveMaximum = 1 })
+			s.subscribes("a", mqtt.QoS2, "$share/g/t")
+			for _, text := range []string{"1", "2", "3"} {
+				s.publishes(mqtt.Message{Topic: "t", Payload: []byte(text), QoS: mqtt.QoS2})
+			}
+			s.want("a", pub("t", "1", 2, 1))
+			s.subscribes("b", mqtt.QoS1, "$share/g/t")
+			s.drop("a")
+			s.want("b", pub("t", "2", 1, 1))
+			s.send("b", ackOf(plane.PUBACK, 1))
+			s.want("b", pub("t", "3", 1, 2))
+		}},
+		{"QoS 1 goes to another member when the connection is lost, §4.8.2", 0, Options{}, func(s *scene) {
+			s.open("a", expiry(60))
+			s.subscribes("a", mqtt.QoS1, "$share/g/t", "u")
+			s.open("b")
+			for _, text := range []string{"1", "2", "3"} {
+				s.publishes(mqtt.Message{Topic: "t", Payload: []byte(text), QoS: mqtt.QoS1})
+			}
+			s.publishes(mqtt.Message{Topic: "u", QoS: mqtt.QoS1})
+			s.want("a", pub("t", "1", 1, 1), pub("t", "2", 1, 2), pub("t", "3", 1, 3), pub("u", "", 1, 4))
+			s.send("a", ackOf(plane.PUBACK, 2))
+			s.subscribes("b", mqtt.QoS1, "$share/g/t")
+			s.quiet("b")
+			s.drop("a")
+			s.want("b", pub("t", "1", 1, 1), pub("t", "3", 1, 2))
+			s.open("a", expiry(60)) // keeps what is its own
+			s.want("a", pub("u", "", 1, 4, dup))
+			s.quiet("a", "b")
+		}},
+		{"QoS 1 waits for its member while nobody else is here, §4.8.2", plane.V5, Options{}, func(s *scene) {
+			s.open("a", expiry(60))
+			s.open("b", expiry(3600))
+			for _, id := range []string{"a", "b"} {
+				s.subscribes(id, mqtt.QoS1, "$share/g/t")
+			}
+			s.drop("b")
+			s.publishes(mqtt.Message{Topic: "t", Payload: []byte("1"), QoS: mqtt.QoS1, ExpirySeconds: 1000})
+			s.want("a", pub("t", "1", 1, 1, expiresIn(1000)))
+			s.drop("a")
+			s.passes(30 * time.Second)
+			s.open("a", expiry(60))
+			s.want("a", pub("t", "1", 1, 1, expiresIn(970), dup))
+			s.drop("a")
+			s.passes(61 * time.Second) // the session is over: b's gets it
+			s.open("b", expiry(3600))
+			s.want("b", pub("t", "1", 1, 1, expiresIn(909)))
+			s.leave("b")
+			if n := s.Stats().Queued; n != 0 {
+				s.t.Errorf("%d messages wait", n)
+			}
+		}},
 		{"a refused message is not tried elsewhere, MQTT-4.8.2-6", plane.V5, Options{}, func(s *scene) {
 			s.open("a")
 			s.subscribes("a", mqtt.QoS2, "$share/g/t")

@@ -82,7 +82,7 @@ func (b *Broker) deliverShared(m *mqtt.Message, g *share, expires time.Time) {
 	if best == nil {
 		return
 	}
-	d := delivery{msg: m, expires: expires}
+	d := delivery{msg: m, share: g, expires: expires}
 	if d.add(best) {
 		best.owner.deliver(d)
 	}

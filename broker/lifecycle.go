@@ -243,6 +243,7 @@ func (b *Broker) detach(c *conn) {
 	if expiry > 0 {
 		s.timer = time.AfterFunc(expiry, func() { b.expire(s) })
 		b.mu.Unlock()
+		b.handOver(s)
 		return
 	}
 	b.removeLocked(s)
@@ -302,7 +303,15 @@ func (b *Broker) removeLocked(s *session) {
 func (b *Broker) finishSession(s *session) {
 	b.index.removeAll(s)
 	will := s.takeWill()
-	b.n.dropped.add(droppedSessionEnd, s.clear())
+	lost, shared := s.clear()
+	b.mu.Lock()
+	stopping := b.state == stopping
+	b.mu.Unlock()
+	if stopping { // there is nobody left to hand them to
+		lost, shared = lost+len(shared), nil
+	}
+	b.n.dropped.add(droppedSessionEnd, lost)
+	b.deliverAgain(shared)
 	if will != nil {
 		b.publishWill(will)
 	}
@@ -324,19 +333,24 @@ func (s *session) detach(keep bool) {
 	s.flying, s.resend = 0, nil
 }
 
-// clear ends s and returns how many messages it still held.
-func (s *session) clear() int {
+// clear ends s and returns how many messages it still held, but for those that another member of
+// its group may get.
+func (s *session) clear() (lost int, shared []*outgoing) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.ended = true
-	n := len(s.queue) - s.head + len(s.inflight)
+	s.eachShared(func(o *outgoing) bool {
+		shared = append(shared, o)
+		return true
+	})
+	lost = len(s.queue) - s.head + len(s.inflight)
 	for s.head < len(s.queue) {
 		s.pop()
 	}
 	clear(s.inflight)
 	clear(s.received)
 	s.queue, s.resend = nil, nil
-	return n
+	return lost, shared
 }
 
 func (b *Broker) queueFull(s *session, c *conn) {

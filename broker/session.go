@@ -1,6 +1,7 @@
 package broker
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -51,6 +52,7 @@ type outgoing struct {
 	qos     mqtt.QoS
 	retain  bool
 	subIDs  []uint32
+	share   *share    // of a shared subscription
 	expires time.Time // monotonic; zero never
 	cost    int64
 
@@ -80,6 +82,7 @@ type delivery struct {
 	qos     mqtt.QoS // granted and published, the lower
 	retain  bool
 	subIDs  []uint32
+	share   *share
 	expires time.Time
 }
 
@@ -101,7 +104,7 @@ func (s *session) deliver(d delivery) {
 		return
 	}
 	lost := s.enqueue(&outgoing{
-		msg: d.msg, qos: d.qos, retain: d.retain, subIDs: d.subIDs, expires: d.expires,
+		msg: d.msg, qos: d.qos, retain: d.retain, subIDs: d.subIDs, share: d.share, expires: d.expires,
 		cost: int64(len(d.msg.Topic) + len(d.msg.Payload) + 256),
 	})
 	s.pumpLocked()
@@ -180,10 +183,15 @@ func (s *session) pop() *outgoing {
 	} else if s.head > 1024 && s.head > len(s.queue)/2 {
 		s.queue, s.head = slices.Delete(s.queue, 0, s.head), 0
 	}
+	s.uncount(o)
+	return o
+}
+
+// uncount takes o out of the totals of the queue.
+func (s *session) uncount(o *outgoing) {
 	s.bytes -= o.cost
 	s.b.queued.Add(-1)
 	s.b.queuedBytes.Add(-o.cost)
-	return o
 }
 
 // pump sends what waits as far as the window and the connection's buffer allow.
@@ -316,6 +324,8 @@ func (s *session) finish(o *outgoing) {
 	}
 }
 
+func bySending(a, b *outgoing) int { return cmp.Compare(a.seq, b.seq) }
+
 // attach makes c the session's connection and sends what is owed: first what was in flight, in
 // its order and with its identifiers, then what waits.
 func (s *session) attach(c *conn, access Access, window int) {
@@ -327,6 +337,6 @@ func (s *session) attach(c *conn, access Access, window int) {
 		o.flying = false
 		s.resend = append(s.resend, o)
 	}
-	slices.SortFunc(s.resend, func(a, b *outgoing) int { return int(int64(a.seq - b.seq)) })
+	slices.SortFunc(s.resend, bySending)
 	s.pumpLocked()
 }
