@@ -190,6 +190,9 @@ func (l *Log) checkpoint() error {
 	l.overdue, l.unstamped = false, false
 	l.cpSeq, l.cpTail = state.nextSeq, state.tail
 	l.forget(dead)
+	for _, s := range l.segs {
+		s.fresh = false
+	}
 	l.mu.Unlock()
 	for _, s := range dead {
 		// A power cut may bring the file back; recovery knows that it is not in the checkpoint.
@@ -260,14 +263,15 @@ func (l *Log) forget(dead []*segment) {
 // emptyOut frees the blocks of dead segments when there is no room even for a checkpoint. Their
 // names stay until it is written: a segment that is listed and missing would be a loss,
 // one that is empty was emptied on purpose. Only those that the last checkpoint covers
-// whole: others may hold definitions that are nowhere else.
+// whole and as it is: others may hold definitions that are nowhere else, or stand for segments
+// that it lists.
 func (l *Log) emptyOut(dead []*segment) bool {
 	l.mu.Lock()
 	occupied := l.occupied()
 	l.mu.Unlock()
 	any := false
 	for _, s := range dead {
-		if occupied[s] || l.cpTail.before(position{s.through, s.data.size.Load()}) {
+		if occupied[s] || s.fresh || l.cpTail.before(position{s.through, s.data.size.Load()}) {
 			continue
 		}
 		any = true

@@ -141,7 +141,7 @@ func (l *Log) replace(run []*segment, merged *segment, temp string) error {
 	if err := l.fs.Rename(temp, merged.data.name); err != nil {
 		return err
 	}
-	merged.sealed = true
+	merged.sealed, merged.fresh = true, true
 	for _, s := range run {
 		merged.last = max(merged.last, s.last)
 		for id, e := range s.live {

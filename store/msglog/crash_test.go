@@ -22,10 +22,16 @@ func crashPoints(t *testing.T, standard int) int {
 
 // TestPowerCut appends, reads, acknowledges, fills the disk and reopens at random, cuts the power
 // at a random call, and does it again with what is left. Nothing that was durable may be missing,
-// no tail may look like damage, no number may stand for two messages. Each seed is a sequence
-// that can be had again.
+// no tail may look like damage, no number may stand for two messages. GATEWAYCTL_CRASH_SEED
+// runs one seed again and tells what it does.
 func TestPowerCut(t *testing.T) {
 	t.Parallel()
+	if seed, err := strconv.ParseUint(os.Getenv("GATEWAYCTL_CRASH_SEED"), 10, 64); err == nil {
+		if err := powerCuts(seed, nil, t.Logf); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
 	for seed := range uint64(crashPoints(t, 100)) {
 		if err := powerCuts(seed, nil, nil); err != nil {
 			t.Fatalf("seed %d: %v", seed, err)
@@ -102,12 +108,12 @@ const (
 )
 
 // powerCuts runs one seed: some lives of a log, each ended by a power cut.
-func powerCuts(seed uint64, forget func(op, name string) bool, trace func(string)) error {
+func powerCuts(seed uint64, forget func(op, name string) bool, trace func(string, ...any)) error {
 	w := &crashWorld{
 		rnd: rand.New(rand.NewPCG(seed, 7)), disk: newCrashFS(),
 		bodies: make(map[int]string), bySeq: make(map[uint64]int),
 	}
-	w.disk.forget = forget
+	w.disk.forget, w.disk.trace = forget, trace
 	for life := range 4 {
 		w.disk.cutAt = w.disk.ops + 1 + w.rnd.IntN(60<<w.rnd.IntN(4))
 		if err := w.open(); err == nil {

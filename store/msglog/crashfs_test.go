@@ -6,7 +6,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"runtime"
-	"sort"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -25,6 +25,7 @@ var errPowerCut = errors.New("power cut")
 type crashFS struct {
 	mu       sync.Mutex
 	names    map[string][]*inode // by time; [0] is durable; nil: no such file
+	order    []string            // in which names were first used: temporary ones differ from run to run
 	ops      int                 // calls that change something
 	cutAt    int                 // the call at which the power fails; 0: never
 	capacity int64               // bytes that fit on the disk; 0: any number
@@ -32,6 +33,13 @@ type crashFS struct {
 	syncs    int
 	fault    func(op, name string) error // returns an error to inject one
 	forget   func(op, name string) bool  // mutants: a sync that does nothing
+	trace    func(format string, args ...any)
+}
+
+func (d *crashFS) tracef(format string, args ...any) {
+	if d.trace != nil {
+		d.trace(format, args...)
+	}
 }
 
 type inode struct {
@@ -55,6 +63,9 @@ func (d *crashFS) set(name string, n *inode) {
 	if len(d.names[name]) == 0 {
 		d.names[name] = []*inode{nil}
 	}
+	if !slices.Contains(d.order, name) {
+		d.order = append(d.order, name)
+	}
 	d.names[name] = append(d.names[name], n)
 }
 
@@ -64,6 +75,7 @@ func (d *crashFS) step(op, name string) (cut bool, err error) {
 		return false, errPowerCut
 	}
 	d.ops++
+	d.tracef("%d %s %s", d.ops, op, name)
 	if d.fault != nil {
 		if err := d.fault(op, name); err != nil {
 			return false, &fs.PathError{Op: op, Path: name, Err: err}
@@ -98,7 +110,9 @@ func (d *crashFS) isCut() bool {
 func (d *crashFS) after(rnd *rand.Rand) *crashFS {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.tracef("power cut")
 	next := newCrashFS()
+	next.trace = d.trace
 	mode := rnd.IntN(4) // 0: what is not synced is lost; 1: it is kept; else any mixture
 	pick := func(n int) int {
 		switch mode {
@@ -110,18 +124,17 @@ func (d *crashFS) after(rnd *rand.Rand) *crashFS {
 		return rnd.IntN(n)
 	}
 	images := make(map[*inode]*inode)
-	var names []string
-	for name := range d.names {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	for _, name := range names {
+	for _, name := range d.order {
 		v := d.names[name]
+		if len(v) == 0 {
+			continue
+		}
 		if old := v[pick(len(v))]; old != nil {
 			if images[old] == nil {
 				images[old] = old.after(pick)
 			}
 			next.names[name] = []*inode{images[old]}
+			next.order = append(next.order, name)
 		}
 	}
 	return next
@@ -288,6 +301,7 @@ func (f *crashFile) WriteAt(b []byte, off int64) (int, error) {
 	}
 	d.written += int64(len(b))
 	end := int(off) + len(b)
+	d.tracef("   at %d to %d: %v", off, end, err)
 	if len(b) > 0 {
 		if end > len(n.now) {
 			n.now = append(n.now, make([]byte, end-len(n.now))...)
@@ -323,6 +337,7 @@ func (f *crashFile) Truncate(size int64) error {
 		return err
 	}
 	n, old := f.n, len(f.n.now)
+	f.d.tracef("   from %d to %d", old, size)
 	if int(size) >= old {
 		return nil
 	}

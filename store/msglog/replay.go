@@ -107,6 +107,9 @@ func (s *survey) recount(f *surveyed) error {
 func (s *survey) replayBatch(seg *segment, h batchHead, payload []byte) error {
 	l := s.l
 	l.nextSeq = max(l.nextSeq, h.end())
+	if seg.first == unknownFirst {
+		seg.first, seg.last = h.first, max(h.first, 1)-1
+	}
 	if h.messages > 0 {
 		seg.last = max(seg.last, h.end()-1)
 	}
@@ -236,14 +239,11 @@ func (s *survey) finish() {
 	if s.cutAt != nil {
 		s.dropTail()
 	}
-	for i, seg := range l.segs {
+	for _, seg := range l.segs {
 		l.nextSegment = max(l.nextSegment, seg.through+1)
-		if seg.first == 0 { // its header is lost, and there was no checkpoint
-			seg.first = 1
-			if i > 0 {
-				seg.first = l.segs[i-1].last + 1
-			}
-			seg.last = max(seg.last, seg.first-1)
+		if seg.first == unknownFirst { // and it holds nothing
+			seg.first = l.nextSeq
+			seg.last = seg.first - 1
 		}
 		for id, e := range seg.live {
 			c := l.byID[id]

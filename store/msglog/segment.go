@@ -13,6 +13,7 @@ type segment struct {
 	number, through uint64
 	generation      uint32 // how often it was compacted
 	first, last     uint64 // sequence numbers; last is first-1 while there is no message
+	fresh           bool   // compacted since the newest checkpoint
 	sealed          bool   // nothing will be appended
 	live            map[ConsumerID]*load
 	refs            int64 // sum of live[*].messages
@@ -50,7 +51,7 @@ func newSegment(h segmentHead, size int64) *segment {
 	d := &segData{name: segmentName(h.number), salt: salt(h.id, h.number)}
 	d.size.Store(size)
 	return &segment{
-		number: h.number, through: h.through, generation: h.generation, first: h.first, last: max(h.first, 1) - 1,
+		number: h.number, through: h.through, generation: h.generation, first: h.first, last: h.first - 1,
 		live: make(map[ConsumerID]*load), data: d,
 	}
 }

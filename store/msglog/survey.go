@@ -221,8 +221,8 @@ func (s *survey) chooseListed(c cpSegment) {
 	case f == nil:
 		s.missing = append(s.missing, c.number)
 		return
-	case f.size == 0:
-		s.drop(c.number) // emptied on purpose, see emptyOut
+	case f.size == 0: // emptied on purpose, see emptyOut
+		s.drop(c.number)
 		last := len(s.remove) - 1
 		s.emptied, s.remove = append(s.emptied, s.remove[last]), s.remove[:last]
 		return
@@ -256,6 +256,9 @@ func (s *survey) merge(c cpSegment) bool {
 // take puts a file into the log; it is read from the offset from on.
 func (s *survey) take(f *surveyed, head segmentHead, from int64) {
 	head.id = s.l.id
+	if head.first == 0 { // its header is lost: the first batch will tell
+		head.first = unknownFirst
+	}
 	f.seg = newSegment(head, f.size)
 	f.seg.sealed = true
 	f.from = from
@@ -265,6 +268,9 @@ func (s *survey) take(f *surveyed, head segmentHead, from int64) {
 		s.scan = append(s.scan, f)
 	}
 }
+
+// unknownFirst keeps the order of the segments' sequence numbers while one is not known.
+const unknownFirst = maxNumber
 
 // drop leaves a file out of the log and has it deleted.
 func (s *survey) drop(n uint64) {
