@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -72,37 +71,9 @@ func (g *Gateway) serveAPI(ctx context.Context) error {
 		}
 		cfg := g.authority.ServerTLS(g.server, false)
 		cfg.NextProtos = []string{"h2", "http/1.1"}
-		limited := &limitedListener{Listener: l.net, slots: make(chan struct{}, g.opts.Config.Limits.MaxClients)}
-		run(mux, tls.NewListener(limited, cfg))
+		run(mux, tls.NewListener(l.net, cfg))
 	}
 	return group.Wait()
-}
-
-// A limitedListener accepts only so many connections at once; the others wait in the kernel.
-type limitedListener struct {
-	net.Listener
-	slots chan struct{}
-}
-
-func (l *limitedListener) Accept() (net.Conn, error) {
-	l.slots <- struct{}{}
-	c, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
-	}
-	return &limitedConn{Conn: c, release: func() { <-l.slots }}, nil
-}
-
-type limitedConn struct {
-	net.Conn
-	once    sync.Once
-	release func()
-}
-
-func (c *limitedConn) Close() error {
-	defer c.once.Do(c.release)
-	return c.Conn.Close()
 }
 
 // audit records who changed what; it shows among the events and in the log.

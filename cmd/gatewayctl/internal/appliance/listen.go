@@ -91,6 +91,9 @@ func (g *Gateway) bind(name string, l config.Listener) (net.Listener, error) {
 			return nil, errors.Join(listenError(name, l, err), in.Close())
 		}
 	}
+	if l.Type == "https" {
+		in = &limitedListener{Listener: in, slots: make(chan struct{}, g.opts.Config.Limits.MaxClients)}
+	}
 	g.listeners = append(g.listeners, listener{name, string(l.Type), in})
 	g.onClose(func() error {
 		if err := in.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
@@ -155,7 +158,11 @@ func (g *Gateway) Listeners() []api.Listener {
 		}
 		// A wildcard address shows as the family it was bound for; people know it as :port.
 		address = strings.TrimPrefix(address, "[::]")
-		out = append(out, api.Listener{Name: l.name, Kind: l.kind, Address: address, Connections: stats.Connections[l.name]})
+		connections := stats.Connections[l.name]
+		if https, ok := l.net.(*limitedListener); ok {
+			connections = https.connections()
+		}
+		out = append(out, api.Listener{Name: l.name, Kind: l.kind, Address: address, Connections: connections})
 	}
 	return out
 }
