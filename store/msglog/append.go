@@ -29,14 +29,14 @@ var errBusy = errors.New("too much waits for the disk")
 // [ErrTooLarge], [ErrClosed], or ctx's error; in the last case the message may have been kept.
 func (l *Log) Append(ctx context.Context, e Entry) (uint64, error) {
 	if !e.Sync {
-		return 0, l.enqueue(ctx, &e, nil, true)
+		return 0, l.Enqueue(ctx, e, nil)
 	}
 	type outcome struct {
 		seq uint64
 		err error
 	}
 	done := make(chan outcome, 1)
-	if err := l.enqueue(ctx, &e, func(seq uint64, err error) { done <- outcome{seq, err} }, true); err != nil {
+	if err := l.Enqueue(ctx, e, func(seq uint64, err error) { done <- outcome{seq, err} }); err != nil {
 		return 0, err
 	}
 	select {
@@ -54,6 +54,12 @@ func (l *Log) Append(ctx context.Context, e Entry) (uint64, error) {
 // already waiting for the disk.
 func (l *Log) AppendAsync(e Entry, done func(seq uint64, err error)) error {
 	return l.enqueue(context.Background(), &e, done, false)
+}
+
+// Enqueue is [Log.AppendAsync] for callers that can wait for room, but not for the disk: while a
+// consumer of policy [Block] is at its bound it waits until there is room or ctx ends.
+func (l *Log) Enqueue(ctx context.Context, e Entry, done func(seq uint64, err error)) error {
+	return l.enqueue(ctx, &e, done, true)
 }
 
 func (l *Log) enqueue(ctx context.Context, e *Entry, done func(uint64, error), wait bool) error {
