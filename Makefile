@@ -49,7 +49,7 @@ fuzz: ## fuzz every parser of foreign bytes for FUZZTIME each (default 1m)
 	@set -e; for f in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \
 	  for name in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$f); do \
 	    echo "fuzz $$name in $$(dirname $$f)"; \
-	    $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),1m) $$(dirname $$f); \
+	    $(GO) test -run '^$$' -fuzz "^$$name\$$" -fuzztime $(or $(FUZZTIME),1m) -fuzzminimizetime 20x $$(dirname $$f); \
 	  done; done
 
 crash: ## thousands of simulated power cuts over the log and the store

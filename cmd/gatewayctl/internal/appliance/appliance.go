@@ -53,6 +53,9 @@ type Options struct {
 	Log   *slog.Logger                       // nil discards
 }
 
+// namesInterval is how soon a new address of the machine gets into the server's certificate.
+const namesInterval = 5 * time.Second
+
 // A Gateway is a whole gateway in this process.
 type Gateway struct {
 	opts    Options
@@ -241,7 +244,7 @@ func (g *Gateway) openIdentity(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g.server, err = g.authority.NewServer(ctx, pki.ServerOptions{Names: g.names, Lifetime: g.opts.Config.PKI.ServerLifetime, OnRenew: g.onRenew})
+	g.server, err = g.authority.NewServer(ctx, pki.ServerOptions{Names: g.names, Interval: namesInterval, Lifetime: g.opts.Config.PKI.ServerLifetime, OnRenew: g.onRenew})
 	return err
 }
 
