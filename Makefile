@@ -9,7 +9,7 @@ BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 
 # What the tests need from Debian: the programs that they test against, and a C compiler for the race detector.
 TEST_PROGRAMS = mosquitto:mosquitto mosquitto_pub:mosquitto-clients avahi-daemon:avahi-daemon avahi-browse:avahi-utils \
-                dbus-daemon:dbus ip:iproute2 openssl:openssl systemd-analyze:systemd gcc:gcc git:git
+                dbus-daemon:dbus ip:iproute2 openssl:openssl curl:curl nsenter:util-linux systemd-analyze:systemd gcc:gcc git:git
 
 .PHONY: help build run test test-deps check fuzz crash dist man clean
 

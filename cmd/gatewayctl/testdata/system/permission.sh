@@ -26,8 +26,8 @@ mkdir -m 700 "$dir/good"
 printf 'mdns: {announce: false}\n' >"$dir/good/gatewayctl.yaml" && chmod 644 "$dir/good/gatewayctl.yaml"
 as timeout 20 "$gatewayctl" serve --mqtt-addr 127.0.0.1:0 --https-addr 127.0.0.1:0 --data "$dir/good" >"$dir/out" 2>"$dir/err" & serve=$!
 as "$gatewayctl" wait --data "$dir/good"
-pkill -INT -P $serve -x gatewayctl || kill -INT $serve
-wait $serve || true
+kill -INT "$(as "$gatewayctl" status --json --data "$dir/good" | sed -n 's/.*"pid": \([0-9]*\).*/\1/p')"
+wait $serve || fail "serve ended with $?"
 key=$(echo "$dir"/good/keys/intermediate-*.key)
 chmod 000 "$key"
 refused intermediate- "right\|permission\|chmod" "$dir/good"
