@@ -21,7 +21,7 @@ func (a *app) demoCmd() *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			screen := onTerminal(a.stdout)
 			return demo.Run(cmd.Context(), demo.Options{
-				Version: version, Build: buildTime(), Out: a.stdout, Screen: screen, Once: once || !screen, Pace: pace, Enrol: enrolSim,
+				Version: version, Build: buildTime(), Out: a.stdout, Screen: screen, Once: once || !screen, Pace: pace, Enrol: enrolSim, Bundle: simBundle,
 			})
 		},
 	}

@@ -54,6 +54,7 @@ func (a *app) simCmd() *cobra.Command {
 	f.StringVar(&flags.kind, "kind", string(simdevice.KindMongooseOS), "what kind of device: mos")
 	f.StringVar(&flags.prefix, "prefix", "sim-", "names are this and a number")
 	f.DurationVar(&flags.telemetry, "telemetry", 5*time.Second, "how often each publishes on NAME/data (0: never)")
+	cmd.AddCommand(a.simFirmwareCmd())
 	return cmd
 }
 

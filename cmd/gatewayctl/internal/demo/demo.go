@@ -20,7 +20,6 @@ import (
 
 	"gatewayctl/cmd/gatewayctl/internal/appliance"
 	"gatewayctl/cmd/gatewayctl/internal/config"
-	"gatewayctl/firmware"
 	"gatewayctl/gateway/api"
 	"gatewayctl/gateway/api/client"
 	"gatewayctl/gateway/simdevice"
@@ -37,6 +36,8 @@ type Options struct {
 
 	// Enrol makes a key for a device and gets it certified.
 	Enrol func(ctx context.Context, c *client.Client, name, address string) (*tls.Config, error)
+	// Bundle makes firmware of a version for the devices.
+	Bundle func(version string) ([]byte, error)
 }
 
 const devices = 3
@@ -257,10 +258,7 @@ func (s *show) waiting(ctx context.Context) (n int64, err error) {
 
 // update puts new firmware on a device over the air.
 func (s *show) update(ctx context.Context) error {
-	image, err := firmware.BuildBundle(firmware.BundleSpec{
-		Name: "demo", Platform: "esp32", Version: "2.0.0", BuildID: "20260601-000000/demo",
-		Parts: []firmware.BundlePart{{Name: "app", Type: "app", Data: bytes.Repeat([]byte("firmware"), 32<<10)}},
-	})
+	image, err := s.opts.Bundle("2.0.0")
 	if err != nil {
 		return err
 	}
