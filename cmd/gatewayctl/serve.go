@@ -75,12 +75,12 @@ func (a *app) serve(ctx context.Context, flags serveFlags) error {
 	return group.Wait()
 }
 
-// greet says where the gateway listens and, on the first run, what to do next.
+// greet says where the gateway listens and, while there is no device, what to do next.
 func (a *app) greet(g *appliance.Gateway) {
 	for _, l := range g.Listeners() {
 		fmt.Fprintf(a.stdout, "%-6s %s at %s\n", l.Name, l.Kind, l.Address)
 	}
-	if !g.FirstRun() {
+	if !g.Fresh() {
 		return
 	}
 	data := ""
@@ -91,7 +91,7 @@ func (a *app) greet(g *appliance.Gateway) {
 		data = " --socket " + a.socket
 	}
 	fmt.Fprintf(a.stdout, `
-This was the first start: a certificate authority, a server certificate and a store were made. Next, in another terminal:
+The gateway has its own certificate authority and no devices yet. Next, in another terminal:
   gatewayctl provision lamp --out certs%[1]s     credentials for a device called lamp
   gatewayctl sim --count 3%[1]s                  three simulated devices; then: gatewayctl call sim-1 Sys.GetInfo%[1]s
   gatewayctl status%[1]s                         the gateway on one screen

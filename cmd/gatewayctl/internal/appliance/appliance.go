@@ -61,7 +61,6 @@ type Gateway struct {
 	opts    Options
 	log     *slog.Logger
 	started time.Time
-	first   bool // the data directory was empty
 
 	db        *store.DB
 	clock     *pki.Clock
@@ -121,8 +120,11 @@ func Open(ctx context.Context, opts Options) (_ *Gateway, err error) {
 	return g, nil
 }
 
-// FirstRun reports whether Open made the certificate authority and the store.
-func (g *Gateway) FirstRun() bool { return g.first }
+// Fresh reports whether no device has been registered yet.
+func (g *Gateway) Fresh() bool {
+	devices, _ := g.registry.Count()
+	return devices == 0
+}
 
 // Ready is closed once every part has been started.
 func (g *Gateway) Ready() <-chan struct{} { return g.ready }
@@ -183,8 +185,6 @@ func (g *Gateway) openData(context.Context) error {
 	}
 	g.onClose(g.dir.Close)
 	path := filepath.Join(data, "gatewayctl.db")
-	_, err = os.Stat(path)
-	g.first = errors.Is(err, fs.ErrNotExist)
 	g.db, err = store.Open(path, []store.Schema{pki.Schema(), gateway.Schema(), repository.Schema()}, store.Options{Now: g.opts.Now, Log: g.log})
 	if err != nil {
 		return err
