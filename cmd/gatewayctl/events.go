@@ -73,5 +73,5 @@ func (a *app) eventsCmd() *cobra.Command {
 }
 
 func (a *app) printEvent(e events.Event) {
-	fmt.Fprintf(a.stdout, "%s  %-5s  %-20s  %s\n", e.Time.Local().Format("2006-01-02 15:04:05"), e.Severity, e.Kind, e.Text)
+	fmt.Fprintf(a.stdout, "%s  %-5s  %-24s  %s\n", e.Time.Local().Format("2006-01-02 15:04:05"), e.Severity, e.Kind, e.Text)
 }

@@ -94,7 +94,7 @@ func (a *app) subCmd() *cobra.Command {
 
 // ended is the error of a command that follows something: Ctrl-C ends it well.
 func ended(ctx context.Context, err error) error {
-	if context.Cause(ctx) == context.Canceled {
+	if ctx.Err() == context.Canceled {
 		return nil
 	}
 	return err

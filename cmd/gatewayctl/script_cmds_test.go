@@ -2,6 +2,7 @@ package main
 
 import (
 	"archive/zip"
+	"bufio"
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -82,6 +83,27 @@ func cmdExchange(ts *testscript.TestScript, neg bool, args []string) {
 			ts.Fatalf("%s got nothing within 30 s; printed %q (%q)", strings.Join(receiver, " "), out.String(), errOut.String())
 		case <-time.After(100 * time.Millisecond):
 		}
+	}
+}
+
+// cmdInterrupt starts a command, sends it SIGINT once it has printed a line, and wants exit code 0.
+func cmdInterrupt(ts *testscript.TestScript, neg bool, args []string) {
+	cmd := exec.Command(lookPath(ts, args[0]), args[1:]...)
+	cmd.Dir, cmd.Env = ts.MkAbs("."), []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME")}
+	var errOut bytes.Buffer
+	cmd.Stderr = &errOut
+	out, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	limit := time.AfterFunc(30*time.Second, func() { cmd.Process.Kill() }) //nolint:errcheck // it may have ended
+	defer limit.Stop()
+	lines := bufio.NewScanner(out)
+	printed := lines.Scan()
+	ts.Check(cmd.Process.Signal(os.Interrupt))
+	for lines.Scan() {
+	}
+	if err := cmd.Wait(); err != nil || !printed {
+		ts.Fatalf("%s: ended with %v after SIGINT; printed a line: %v; stderr %q", strings.Join(args, " "), err, printed, errOut.String())
 	}
 }
 

@@ -53,7 +53,7 @@ func TestScripts(t *testing.T) {
 			"eventually": cmdEventually, "exchange": cmdExchange,
 			"freeport": cmdFreePort, "listening": cmdListening, "expand": cmdExpand, "truncate": cmdTruncate,
 			"bridged": cmdBridged, "drained": cmdDrained, "numbers": cmdNumbers, "inorder": cmdInOrder,
-			"foreigncert": cmdForeignCert, "glob": cmdGlob, "serial": cmdSerial, "bundle": cmdBundle,
+			"foreigncert": cmdForeignCert, "glob": cmdGlob, "serial": cmdSerial, "interrupt": cmdInterrupt, "bundle": cmdBundle,
 		},
 	})
 }
