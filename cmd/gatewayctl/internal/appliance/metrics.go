@@ -18,7 +18,9 @@ type metrics struct {
 
 func newMetrics(g *Gateway) *metrics {
 	m := &metrics{g: g, registry: prometheus.NewRegistry()}
-	m.registry.MustRegister(m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(m)
+	prometheus.WrapRegistererWithPrefix("gatewayctl_", m.registry).MustRegister(
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
