@@ -43,13 +43,6 @@ func (a *app) provisionCmd() *cobra.Command {
 			req.Existing = api.ExistingRefuse
 		}
 		req.Lifetime = api.Duration(lifetime)
-		if csr != "" {
-			b, err := os.ReadFile(csr)
-			if err != nil {
-				return fmt.Errorf("read certificate signing request: %w", err)
-			}
-			req.CSR = string(b)
-		}
 		names, ok := map[string][]string{
 			provision.FormatPEM:     {id.String() + ".crt", id.String() + ".key"},
 			provision.FormatCHeader: {id.String() + ".h"},
@@ -60,6 +53,13 @@ func (a *app) provisionCmd() *cobra.Command {
 			return usage(cmd, fmt.Errorf("--format %q is not one of pem, c-header, p12", format))
 		case format == provision.FormatPKCS12 && csr != "":
 			return usage(cmd, errors.New("--format p12 holds the private key, and --csr keeps it where it was made"))
+		}
+		if csr != "" {
+			b, err := os.ReadFile(csr)
+			if err != nil {
+				return fmt.Errorf("read certificate signing request: %w", err)
+			}
+			req.CSR = string(b)
 		}
 		if !replace {
 			if err := checkOut(out, names); err != nil {

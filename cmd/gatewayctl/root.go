@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -19,6 +20,8 @@ type app struct {
 	data, socket       string // where the gateway is, on this machine
 	url, cert, key, ca string // or on another one
 	json               bool
+
+	started bool // a command runs: what was wrong with its call has been told by now
 }
 
 func (a *app) root() *cobra.Command {
@@ -30,11 +33,8 @@ func (a *app) root() *cobra.Command {
 		Version:       version,
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args:          usageArgs(cobra.NoArgs),
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usage(cmd, err) })
-	root.CompletionOptions.HiddenDefaultCmd = false
 	f := root.PersistentFlags()
 	f.StringVar(&a.data, "data", "./data", "data directory of the gateway on this machine")
 	f.StringVar(&a.socket, "socket", "", "admin socket (default: the one in the data directory)")
@@ -49,7 +49,84 @@ func (a *app) root() *cobra.Command {
 		a.pubCmd(), a.subCmd(), a.eventsCmd(), a.bridgeCmd(),
 		a.firmwareCmd(), a.pkiCmd(), a.simCmd(), a.benchCmd(), a.manCmd(),
 	)
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetHelpCommand(helpCmd())
+	root.InitDefaultHelpCmd() // cobra would add both later, out of sight of watch
+	root.InitDefaultCompletionCmd()
+	a.watch(root)
 	return root
+}
+
+// watch makes cmd and those below it say when they start. Whatever is wrong before that, be it with
+// a flag, with flags that exclude one another or with the arguments, is wrong usage.
+func (a *app) watch(cmd *cobra.Command) {
+	if run := cmd.RunE; run != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			a.started = true
+			return run(cmd, args)
+		}
+	}
+	if cmd.HasSubCommands() {
+		cmd.Args = knownCommand
+		if !cmd.Runnable() {
+			// Runnable only to say so: its help must not show two ways to call it.
+			cmd.SetUsageTemplate(strings.Replace(cmd.UsageTemplate(), "\n  {{.CommandPath}} [command]", "", 1))
+			cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+				return fmt.Errorf("%s needs a command: %s", cmd.Name(), strings.Join(names(cmd), ", "))
+			}
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		a.watch(sub)
+	}
+}
+
+// knownCommand refuses an argument of a command that only has others: it was meant to be one.
+func knownCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if cmd.SuggestionsMinimumDistance == 0 {
+		cmd.SuggestionsMinimumDistance = 2
+	}
+	meant := ""
+	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+		meant = fmt.Sprintf(" (did you mean %s?)", strings.Join(s, " or "))
+	}
+	return fmt.Errorf("unknown command %q of %s%s", args[0], cmd.CommandPath(), meant)
+}
+
+// names are those of the commands below cmd.
+func names(cmd *cobra.Command) []string {
+	var out []string
+	for _, sub := range cmd.Commands() {
+		if sub.IsAvailableCommand() {
+			out = append(out, sub.Name())
+		}
+	}
+	return out
+}
+
+// helpCmd is cobra's, but for what it does with a command that is not there.
+func helpCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Help about any command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err == nil {
+				err = knownCommand(about, rest)
+			}
+			if err != nil {
+				return usage(cmd, err)
+			}
+			about.InitDefaultHelpFlag()
+			about.InitDefaultVersionFlag()
+			return about.Help()
+		},
+	}
 }
 
 // usageArgs makes what check finds wrong a usage error, with the right exit code.
@@ -64,9 +141,7 @@ func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
 
 // group is a command that only holds others.
 func group(use, short string, sub ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Args: usageArgs(cobra.NoArgs), RunE: func(cmd *cobra.Command, _ []string) error {
-		return usage(cmd, fmt.Errorf("%s needs a command", cmd.CommandPath()))
-	}}
+	cmd := &cobra.Command{Use: use + " COMMAND", Short: short, DisableFlagsInUseLine: true}
 	cmd.AddCommand(sub...)
 	return cmd
 }
