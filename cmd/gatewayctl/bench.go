@@ -59,7 +59,7 @@ func (f *benchFlags) loadFlags(cmd *cobra.Command, timed bool) {
 
 // benchRun is a command that runs one load against the broker that the flags name.
 func (a *app) benchRun(f *benchFlags, use, short string, run func(ctx context.Context, t bench.Target) (bench.Result, error)) *cobra.Command {
-	return &cobra.Command{Use: use, Short: short, Args: usageArgs(cobra.NoArgs), RunE: func(cmd *cobra.Command, _ []string) error {
+	return &cobra.Command{Use: use, Short: short, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		t, err := a.benchTarget(cmd, f.pid)
 		if err != nil {
 			return err
@@ -177,7 +177,7 @@ func (a *app) benchCompareCmd() *cobra.Command {
 		Short: "Compare this gateway with mosquitto, plain mochi and a bare relay",
 		Long: "Start this gateway, Debian's mosquitto (if it is installed), plain mochi and a bare relay, each on loopback and\n" +
 			"free ports, do the same work with each of them in turn, and print a table.",
-		Args: usageArgs(cobra.NoArgs),
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			if opts.Binary, err = os.Executable(); err != nil {
 				return err

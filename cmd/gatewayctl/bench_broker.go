@@ -14,7 +14,7 @@ import (
 func (a *app) benchBrokerCmd() *cobra.Command {
 	var profile string
 	cmd := &cobra.Command{
-		Use: "broker relay|mochi|gateway", Short: "Be a broker that bench compares with", Hidden: true, Args: usageArgs(cobra.ExactArgs(1)),
+		Use: "broker relay|mochi|gateway", Short: "Be a broker that bench compares with", Hidden: true, Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return profiled(profile, func() error {
 				if args[0] == "gateway" { // as serve, but that it can be profiled

@@ -16,7 +16,7 @@ func (a *app) bridgeCmd() *cobra.Command {
 	return group("bridge", "Show the bridge to other brokers", &cobra.Command{
 		Use:   "status",
 		Short: "Show each upstream and rule: connected, waiting, sent, dropped",
-		Args:  usageArgs(cobra.NoArgs),
+		Args:  cobra.NoArgs,
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
 			upstreams, err := c.Bridge(ctx)
 			if err != nil {

@@ -21,7 +21,7 @@ func (a *app) callCmd() *cobra.Command {
 		Long:  "Call a method of a device and print its result as JSON.\n\nThe arguments are one JSON value; - reads it from standard input.",
 		Example: "  gatewayctl call lamp Sys.GetInfo\n" +
 			"  gatewayctl call lamp GPIO.Toggle '{\"pin\": 2}'",
-		Args: usageArgs(cobra.RangeArgs(2, 3)),
+		Args: cobra.RangeArgs(2, 3),
 	}
 	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 		var params json.RawMessage

@@ -17,7 +17,7 @@ func (a *app) demoCmd() *cobra.Command {
 		Long: "Show everything in one process, on loopback, in a temporary directory: a gateway, simulated devices\n" +
 			"and a stand-in cloud that goes away for a while. On a terminal it is a live screen; in a pipe, a line\n" +
 			"for each thing that happens, and the end when everything was shown.",
-		Args: usageArgs(cobra.NoArgs),
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			screen := onTerminal(a.stdout)
 			return demo.Run(cmd.Context(), demo.Options{

@@ -29,7 +29,7 @@ func (a *app) deviceListCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the devices",
-		Args:  usageArgs(cobra.NoArgs),
+		Args:  cobra.NoArgs,
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
 			switch {
 			case online:
@@ -70,7 +70,7 @@ func (a *app) deviceShowCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show NAME",
 		Short: "Show one device",
-		Args:  usageArgs(cobra.ExactArgs(1)),
+		Args:  cobra.ExactArgs(1),
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			d, err := c.Device(ctx, args[0])
 			if err != nil {
@@ -124,7 +124,7 @@ func (a *app) deviceChangeCmd(name, short, done string, change func(*client.Clie
 	return &cobra.Command{
 		Use:   name + " NAME...",
 		Short: short,
-		Args:  usageArgs(cobra.MinimumNArgs(1)),
+		Args:  cobra.MinimumNArgs(1),
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			for _, name := range args {
 				d, err := change(c, ctx, name)

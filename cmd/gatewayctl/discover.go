@@ -19,7 +19,7 @@ func (a *app) discoverCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "discover",
 		Short: "List what announces itself by mDNS, and whether it is provisioned",
-		Args:  usageArgs(cobra.NoArgs),
+		Args:  cobra.NoArgs,
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
 			if watch {
 				return a.watchDiscover(ctx, c)

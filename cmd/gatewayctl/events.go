@@ -20,7 +20,7 @@ func (a *app) eventsCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "events",
 		Short: "Show what happened lately: connections, refusals, changes",
-		Args:  usageArgs(cobra.NoArgs),
+		Args:  cobra.NoArgs,
 	}
 	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
 		switch q.Severity = events.Severity(severity); q.Severity {

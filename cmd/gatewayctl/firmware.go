@@ -23,7 +23,7 @@ func (a *app) firmwareAddCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add FILE",
 		Short: "Put a firmware image into the repository",
-		Args:  usageArgs(cobra.ExactArgs(1)),
+		Args:  cobra.ExactArgs(1),
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			f, err := os.Open(args[0])
 			if err != nil {
@@ -56,7 +56,7 @@ func (a *app) firmwareListCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "list",
 		Short: "List the firmware images",
-		Args:  usageArgs(cobra.NoArgs),
+		Args:  cobra.NoArgs,
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
 			images, err := c.Images(ctx)
 			if err != nil {
@@ -83,7 +83,7 @@ func (a *app) firmwareRmCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "rm IMAGE",
 		Short: "Take a firmware image out of the repository",
-		Args:  usageArgs(cobra.ExactArgs(1)),
+		Args:  cobra.ExactArgs(1),
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			img, err := c.RemoveImage(ctx, args[0])
 			if err != nil {
@@ -106,7 +106,7 @@ func (a *app) firmwareUpdateCmd() *cobra.Command {
 		Long: "Put an image on a device over the air. IMAGE is a name, name@version, or the start of its SHA-256.\n" +
 			"The update counts as done when the device has restarted into the new version, reports it over its\n" +
 			"own connection, and has been told to keep it.",
-		Args: usageArgs(cobra.ExactArgs(2)),
+		Args: cobra.ExactArgs(2),
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			ctx, cancel := context.WithTimeout(ctx, timeout+10*time.Second)
 			defer cancel()

@@ -24,7 +24,7 @@ func (a *app) pkiShowCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show",
 		Short: "Show the certificate authority and the certificates on record",
-		Args:  usageArgs(cobra.NoArgs),
+		Args:  cobra.NoArgs,
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
 			if pem {
 				ca, err := c.CA(ctx)
@@ -93,7 +93,7 @@ func (a *app) pkiIssueCmd() *cobra.Command {
 		Short: "Issue an administrator's certificate, for use from another machine",
 		Long: "Issue a certificate that is not a device's. An administrator's (the default) gives access to the admin\n" +
 			"API on the HTTPS port: gatewayctl status --url https://HOST:8443 --cert NAME.crt --key NAME.key --ca ca.crt",
-		Args: usageArgs(cobra.ExactArgs(1)),
+		Args: cobra.ExactArgs(1),
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			req.CommonName, req.Lifetime = args[0], api.Duration(lifetime)
 			if csr != "" {
@@ -134,7 +134,7 @@ func (a *app) pkiRevokeCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "revoke SERIAL|ID|DEVICE",
 		Short: "Revoke a certificate, or all of a device, and cut their connections at once",
-		Args:  usageArgs(cobra.ExactArgs(1)),
+		Args:  cobra.ExactArgs(1),
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			revoked, err := c.Revoke(ctx, api.RevokeRequest{Target: args[0], Reason: reason})
 			if err != nil {

@@ -27,7 +27,7 @@ func (a *app) provisionCmd() *cobra.Command {
 			"The key is made here and not kept; with --csr it stays where it was made.\n\n" +
 			"A device that has a valid certificate keeps it unless you say what is meant: --replace revokes it\n" +
 			"and cuts its connections, --additional leaves it beside the new one.",
-		Args: usageArgs(cobra.ExactArgs(1)),
+		Args: cobra.ExactArgs(1),
 	}
 	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 		id, err := identity.ParseDeviceID(args[0])

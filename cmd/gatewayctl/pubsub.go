@@ -23,7 +23,7 @@ func (a *app) pubCmd() *cobra.Command {
 		Short: "Publish a message as the local administrator",
 		Long: "Publish a message as the local administrator. Without MESSAGE, or with -, the payload is read from\n" +
 			"standard input. The command returns once the gateway answers for the message.",
-		Args: usageArgs(cobra.RangeArgs(1, 2)),
+		Args: cobra.RangeArgs(1, 2),
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			m.Topic = args[0]
 			if len(args) == 2 && args[1] != "-" {
@@ -51,7 +51,7 @@ func (a *app) subCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "sub FILTER...",
 		Short: "Print the messages that match, as the local administrator",
-		Args:  usageArgs(cobra.MinimumNArgs(1)),
+		Args:  cobra.MinimumNArgs(1),
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
 			if timeout > 0 {
 				var cancel context.CancelFunc

@@ -129,16 +129,6 @@ func helpCmd() *cobra.Command {
 	}
 }
 
-// usageArgs makes what check finds wrong a usage error, with the right exit code.
-func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return usage(cmd, err)
-		}
-		return nil
-	}
-}
-
 // group is a command that only holds others.
 func group(use, short string, sub ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{Use: use + " COMMAND", Short: short, DisableFlagsInUseLine: true}

@@ -38,7 +38,7 @@ func (a *app) simCmd() *cobra.Command {
 		Long: "Run simulated Mongoose OS devices against the gateway, until Ctrl-C. Each makes its own key, gets a\n" +
 			"certificate for it, connects over mutual TLS, publishes telemetry on NAME/data and answers calls.\n" +
 			"A device that exists already gets a new certificate; its old ones are revoked.",
-		Args: usageArgs(cobra.NoArgs),
+		Args: cobra.NoArgs,
 	}
 	cmd.RunE = a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
 		if flags.kind != string(simdevice.KindMongooseOS) {

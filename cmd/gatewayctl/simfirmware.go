@@ -16,7 +16,7 @@ func (a *app) simFirmwareCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "firmware FILE",
 		Short: "Write a firmware bundle that simulated devices can be updated to",
-		Args:  usageArgs(cobra.ExactArgs(1)),
+		Args:  cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			b, err := simBundle(version)
 			if err != nil {
