@@ -2,6 +2,7 @@ package appliance
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -18,16 +19,19 @@ import (
 const (
 	policyDevice = "device" // a thing's own topics
 	policyLocal  = "local"  // loopback and in-process administrators
-	policyAdmin  = "admin"  // an administrator's certificate
 )
 
 // access decides who a connecting client is and what it may do. It is the broker's Authority.
 type access struct {
+	verify    func([]*x509.Certificate) (identity.Peer, error)
 	registry  *gateway.Registry
 	policies  *policies
 	passwords map[string]*passwords // by listener; none for those that trust the machine's users
 	arn       string                // prefix of the resources of requests, such as arn:aws:iot:local:000000000000:
 	log       *slog.Logger
+
+	// verify judges a certificate again: it may have been revoked since the handshake.
+	verify func([]*x509.Certificate) (identity.Peer, error)
 }
 
 func (a *access) Registered(name string) bool { return a.registry.Has(name) }
@@ -58,16 +62,20 @@ func (a *access) Authenticate(_ context.Context, c broker.ConnInfo) (broker.Prin
 // principal says who c is and which policies apply.
 func (a *access) principal(c broker.ConnInfo) (broker.Principal, []string, error) {
 	if c.Secure {
-		switch c.Peer.Role {
-		case identity.RoleAdmin:
-			return broker.Principal{Name: "admin " + c.Peer.CommonName, Key: "admin:" + c.Peer.CommonName}, []string{policyAdmin}, nil
-		case identity.RoleDevice:
-		default:
+		if _, err := a.verify([]*x509.Certificate{c.Certificate}); err != nil {
+			return broker.Principal{}, nil, refuse("%v", err)
+		}
+		// Once more: the certificate may have been revoked between the handshake and the CONNECT.
+		peer, err := a.verify([]*x509.Certificate{c.Certificate})
+		if err != nil {
+			return broker.Principal{}, nil, refuse("%v", err)
+		}
+		if peer.Role != identity.RoleDevice { // administrators have the admin API
 			return broker.Principal{}, nil, refuse("its certificate is not one for devices")
 		}
-		dev, ok := a.registry.ByCertificate(c.Peer.CertificateID)
+		dev, ok := a.registry.ByCertificate(peer.CertificateID)
 		if !ok {
-			return broker.Principal{}, nil, refuse("its certificate %s is attached to no device", c.Peer.Serial)
+			return broker.Principal{}, nil, refuse("its certificate %s is attached to no device", peer.Serial)
 		}
 		if dev.Disabled {
 			return broker.Principal{}, nil, refuse("device %s is disabled", dev.Name)

@@ -25,7 +25,7 @@ func (g *Gateway) openBroker(context.Context) error {
 	if err := acl.ValidatePrefix(arn); err != nil {
 		return &StartError{What: fmt.Sprintf("aws.region and aws.account: %v", err), Remedy: "Mend them in the configuration.", Err: err}
 	}
-	access := &access{registry: g.registry, policies: g.policies, passwords: map[string]*passwords{}, arn: arn, log: g.log}
+	access := &access{verify: g.authority.Verify, registry: g.registry, policies: g.policies, passwords: map[string]*passwords{}, arn: arn, log: g.log, verify: g.authority.Verify}
 	g.broker = broker.New(access, g.msglog, broker.Options{
 		MaxPacketBytes: int(cfg.Limits.MaxPacket), MaxClients: cfg.Limits.MaxClients, MaxPerAddress: cfg.Limits.MaxPerAddress,
 		HandshakeTimeout:  cfg.Limits.Handshake,
@@ -33,7 +33,7 @@ func (g *Gateway) openBroker(context.Context) error {
 		WhenFull: map[config.Choice]broker.Policy{"drop-oldest": broker.DropOldest, "drop-newest": broker.DropNewest}[cfg.Sessions.WhenFull],
 		Observe:  g.onBroker, Now: g.clock.Now, Log: g.log,
 	})
-	for _, name := range []string{policyDevice, policyLocal, policyAdmin} {
+	for _, name := range []string{policyDevice, policyLocal} {
 		if _, err := g.policies.set([]string{name}); err != nil {
 			return &StartError{What: err.Error(), Remedy: "Mend the policy document, or remove it to get the one that came with gatewayctl.", Err: err}
 		}

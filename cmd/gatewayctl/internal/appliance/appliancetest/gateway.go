@@ -310,7 +310,9 @@ func startInside(opts appliance.Options) (running, error) {
 }
 
 func (in *inside) failed() <-chan struct{} { return in.ended }
-func (in *inside) kill() error             { return errors.New("only a gateway in a process of its own can be killed") }
+func (in *inside) kill() error {
+	return errors.New("only a gateway in a process of its own can be killed")
+}
 
 func (in *inside) stop() error {
 	in.cancel()
