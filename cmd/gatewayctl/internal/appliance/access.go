@@ -23,7 +23,6 @@ const (
 
 // access decides who a connecting client is and what it may do. It is the broker's Authority.
 type access struct {
-	verify    func([]*x509.Certificate) (identity.Peer, error)
 	registry  *gateway.Registry
 	policies  *policies
 	passwords map[string]*passwords // by listener; none for those that trust the machine's users
@@ -62,10 +61,6 @@ func (a *access) Authenticate(_ context.Context, c broker.ConnInfo) (broker.Prin
 // principal says who c is and which policies apply.
 func (a *access) principal(c broker.ConnInfo) (broker.Principal, []string, error) {
 	if c.Secure {
-		if _, err := a.verify([]*x509.Certificate{c.Certificate}); err != nil {
-			return broker.Principal{}, nil, refuse("%v", err)
-		}
-		// Once more: the certificate may have been revoked between the handshake and the CONNECT.
 		peer, err := a.verify([]*x509.Certificate{c.Certificate})
 		if err != nil {
 			return broker.Principal{}, nil, refuse("%v", err)

@@ -25,7 +25,7 @@ func (g *Gateway) openBroker(context.Context) error {
 	if err := acl.ValidatePrefix(arn); err != nil {
 		return &StartError{What: fmt.Sprintf("aws.region and aws.account: %v", err), Remedy: "Mend them in the configuration.", Err: err}
 	}
-	access := &access{verify: g.authority.Verify, registry: g.registry, policies: g.policies, passwords: map[string]*passwords{}, arn: arn, log: g.log, verify: g.authority.Verify}
+	access := &access{registry: g.registry, policies: g.policies, passwords: map[string]*passwords{}, arn: arn, log: g.log, verify: g.authority.Verify}
 	g.broker = broker.New(access, g.msglog, broker.Options{
 		MaxPacketBytes: int(cfg.Limits.MaxPacket), MaxClients: cfg.Limits.MaxClients, MaxPerAddress: cfg.Limits.MaxPerAddress,
 		HandshakeTimeout:  cfg.Limits.Handshake,
