@@ -11,7 +11,7 @@ BUILD    = CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 TEST_PROGRAMS = mosquitto:mosquitto mosquitto_pub:mosquitto-clients avahi-daemon:avahi-daemon avahi-browse:avahi-utils \
                 dbus-daemon:dbus ip:iproute2 openssl:openssl curl:curl nsenter:util-linux systemd-analyze:systemd gcc:gcc git:git
 
-.PHONY: help build run test test-deps check fuzz crash dist man clean
+.PHONY: help build run test test-deps check fuzz crash bench dist man clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  \1\t/' | expand -t 14
@@ -54,6 +54,9 @@ fuzz: ## fuzz every parser of foreign bytes for FUZZTIME each (default 1m)
 
 crash: ## thousands of simulated power cuts over the log and the store
 	GATEWAYCTL_CRASH_POINTS=$(or $(POINTS),5000) $(GO) test -timeout 60m -run 'Crash|PowerCut' -count 1 ./store/...
+
+bench: build test-deps ## compare with mosquitto, plain mochi and the bare relay in one run; writes docs/benchmarks.md
+	./bin/gatewayctl bench compare --out docs/benchmarks.md
 
 dist: ## static binaries for linux/amd64, arm64, armv7, armv6 in dist/
 	@mkdir -p dist
