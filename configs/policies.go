@@ -1,5 +1,5 @@
 // Package configs holds what is shipped with the binary: the policies of devices, of the local
-// administrator and of administrators elsewhere. The example configuration lies beside it.
+// administrator and of things that may do everything. The example configuration lies beside it.
 package configs
 
 import "embed"

@@ -70,7 +70,7 @@ func TestCertificatesThatAreTurnedAway(t *testing.T) {
 		{"revoked", []tls.Certificate{revoked.Cert}, "revoked"},
 		{"replaced", []tls.Certificate{replaced.Cert}, "revoked"},
 		{"of a disabled device", []tls.Certificate{disabled.Cert}, "disabled"},
-		{"of an administrator, under a device's name", []tls.Certificate{issued("admin")}, "another thing's name"},
+		{"of an administrator", []tls.Certificate{issued("admin")}, "not one for devices"},
 		{"of a gateway", []tls.Certificate{issued("gateway")}, "not one for devices"},
 		{"of the gateway's listeners", []tls.Certificate{ownCertificate(t, gw)}, "not for clients"},
 	} {
