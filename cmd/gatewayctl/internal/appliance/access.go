@@ -3,9 +3,12 @@ package appliance
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"gatewayctl/broker"
@@ -88,6 +91,20 @@ func (a *access) principal(c broker.ConnInfo) (broker.Principal, []string, error
 		return broker.Principal{Name: "user " + c.UserName, Key: "user:" + c.UserName}, []string{c.UserName}, nil
 	}
 	return broker.Principal{Name: "local", Key: "local"}, []string{policyLocal}, nil
+}
+
+// unusable says which policies cannot be used, and why: broken files, and those that users of a
+// password file have not got.
+func (a *access) unusable() []error {
+	errs := a.policies.broken()
+	for _, listener := range slices.Sorted(maps.Keys(a.passwords)) {
+		for _, user := range slices.Sorted(maps.Keys(a.passwords[listener].hashes)) {
+			if _, err := a.policies.set([]string{user}); errors.Is(err, errNoPolicy) {
+				errs = append(errs, fmt.Errorf("user %s of listener %s: %w", user, listener, err))
+			}
+		}
+	}
+	return errs
 }
 
 // connection is what policies may ask of c: condition keys and variables.

@@ -71,6 +71,7 @@ type Gateway struct {
 	registry  *gateway.Registry
 	enrolment *provision.Service
 	policies  *policies
+	access    *access
 	broker    *broker.Broker
 	transport *mqttrpc.Transport
 	router    *rpc.Router

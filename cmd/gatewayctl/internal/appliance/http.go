@@ -157,6 +157,9 @@ func (g *Gateway) warn(s *api.Status) {
 			add("the gateway's own certificate ends on %s and could not be renewed: see `gatewayctl events`", s.Server.NotAfter.Format("2006-01-02"))
 		}
 	}
+	for _, err := range g.access.unusable() {
+		add("%v; whoever needs it is turned away", err)
+	}
 	for _, a := range g.bridge.Abandoned() {
 		add("%d messages wait for the bridge rule %s, which is no longer configured", a.DepthMessages, a.Name)
 	}

@@ -26,6 +26,7 @@ func (g *Gateway) openBroker(context.Context) error {
 		return &StartError{What: fmt.Sprintf("aws.region and aws.account: %v", err), Remedy: "Mend them in the configuration.", Err: err}
 	}
 	access := &access{registry: g.registry, policies: g.policies, passwords: map[string]*passwords{}, arn: arn, log: g.log, verify: g.authority.Verify}
+	g.access = access
 	g.broker = broker.New(access, g.msglog, broker.Options{
 		MaxPacketBytes: int(cfg.Limits.MaxPacket), MaxClients: cfg.Limits.MaxClients, MaxPerAddress: cfg.Limits.MaxPerAddress,
 		HandshakeTimeout:  cfg.Limits.Handshake,
@@ -45,6 +46,9 @@ func (g *Gateway) openBroker(context.Context) error {
 	slices.Sort(names)
 	for _, name := range names {
 		l := cfg.Listeners[name]
+		if l.Type == "unix" {
+			l.Address = g.file(l.Address)
+		}
 		if l.PasswordFile != "" {
 			users, err := loadPasswords(g.file(l.PasswordFile))
 			if err != nil {
