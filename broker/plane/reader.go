@@ -177,13 +177,6 @@ const (
 // A propSet is a set of property identifiers.
 type propSet uint64
 
-func setOf(ids ...byte) (s propSet) {
-	for _, id := range ids {
-		s |= 1 << id
-	}
-	return s
-}
-
 // props walks over a property list. Each property must be one of allowed, or the packet is
 // malformed, and stand there once, or it is a protocol error (MQTT 5.0 §2.2.2.2).
 type props struct {
