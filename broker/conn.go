@@ -53,6 +53,7 @@ type conn struct {
 
 	info        atomic.Pointer[Session]   // set with the CONNECT, more with the session
 	owner       atomic.Pointer[Principal] // set when authenticated
+	welcomed    atomic.Bool               // an accepting CONNACK is on its way: a DISCONNECT may follow
 	established atomic.Bool
 	forget      atomic.Bool // the session ends with the connection
 	gone        chan struct{}
@@ -332,7 +333,7 @@ func (c *conn) fail(code mqtt.ReasonCode, why string) bool {
 
 // goodbye is the DISCONNECT that says code; clients below 5.0 never get one.
 func (c *conn) goodbye(code mqtt.ReasonCode) []byte {
-	if !c.established.Load() || c.version != plane.V5 {
+	if !c.welcomed.Load() || c.version != plane.V5 {
 		return nil
 	}
 	return (&plane.Disconnect{Reason: code}).Append(nil, c.version)
@@ -364,8 +365,10 @@ func (c *conn) abandon() { close(c.gone) }
 
 // Write takes mochi's packets: a CONNACK, a PINGRESP. Its DISCONNECTs are dropped, as ours says it.
 func (c *conn) Write(p []byte) (int, error) {
+	welcome := false
 	switch plane.Type(p[0] >> 4) {
 	case plane.CONNACK:
+		welcome = accepts(p)
 		if !c.takes(len(p)) {
 			c.refuse(refusedConnect, &refusal{reason: mqtt.PacketTooLarge, why: "the client accepts no packet as large as a CONNACK"})
 			return 0, errClosed
@@ -374,10 +377,25 @@ func (c *conn) Write(p []byte) (int, error) {
 	default:
 		return len(p), nil
 	}
-	if !c.send(func(b []byte) []byte { return append(b, p...) }) {
+	if !c.send(func(b []byte) []byte {
+		if welcome {
+			c.welcomed.Store(true) // before the client can know
+		}
+		return append(b, p...)
+	}) {
 		return 0, errClosed
 	}
 	return len(p), nil
+}
+
+// accepts reports whether a CONNACK lets the client in: its second byte after the length is zero
+// (MQTT 5.0 §3.2.2.2).
+func accepts(connack []byte) bool {
+	i := 1
+	for i < len(connack) && connack[i]&0x80 != 0 {
+		i++
+	}
+	return i+2 < len(connack) && connack[i+2] == 0
 }
 
 // Close is mochi's way to end a connection.
