@@ -19,9 +19,9 @@ func (a *app) demoCmd() *cobra.Command {
 			"for each thing that happens, and the end when everything was shown.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			screen := onTerminal(a.stdout)
+			screen := onTerminal(a.stdout) && !a.json
 			return demo.Run(cmd.Context(), demo.Options{
-				Version: version, Build: buildTime(), Out: a.stdout, Screen: screen, Once: once || !screen, Pace: pace, Enrol: enrolSim, Bundle: simBundle,
+				Version: version, Build: buildTime(), Out: a.stdout, Screen: screen, JSON: a.json, Once: once || !screen, Pace: pace, Enrol: enrolSim, Bundle: simBundle,
 			})
 		},
 	}

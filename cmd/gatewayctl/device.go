@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -126,22 +127,31 @@ func (a *app) deviceChangeCmd(name, short, done string, change func(*client.Clie
 		Short: short,
 		Args:  cobra.MinimumNArgs(1),
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, args []string) error {
+			var changed []api.Device
 			for _, name := range args {
 				d, err := change(c, ctx, name)
 				if err != nil {
-					return err
+					return errors.Join(a.printChanged(changed, len(args)), err)
 				}
-				if a.json {
-					if err := a.printJSON(d); err != nil {
-						return err
-					}
-					continue
+				changed = append(changed, d)
+				if !a.json {
+					fmt.Fprintf(a.stdout, "%s %s\n", d.Name, done)
 				}
-				fmt.Fprintf(a.stdout, "%s %s\n", d.Name, done)
 			}
-			return nil
+			return a.printChanged(changed, len(args))
 		}),
 	}
+}
+
+// printChanged prints what was done as JSON: the device when one was asked for, else a list.
+func (a *app) printChanged(devices []api.Device, asked int) error {
+	switch {
+	case !a.json || len(devices) == 0:
+		return nil
+	case asked == 1:
+		return a.printJSON(devices[0])
+	}
+	return a.printJSON(api.DeviceList{Devices: devices})
 }
 
 func deviceState(d api.Device) string {

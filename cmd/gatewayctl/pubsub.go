@@ -35,7 +35,10 @@ func (a *app) pubCmd() *cobra.Command {
 				}
 				m.Payload = b
 			}
-			return c.Publish(ctx, m)
+			if err := c.Publish(ctx, m); err != nil || !a.json {
+				return err
+			}
+			return a.printJSON(map[string]any{"topic": m.Topic, "qos": m.QoS, "retain": m.Retain, "bytes": len(m.Payload)})
 		}),
 	}
 	f := cmd.Flags()

@@ -62,7 +62,7 @@ func cmdExchange(ts *testscript.TestScript, neg bool, args []string) {
 	var out, errOut bytes.Buffer
 	cmd := exec.Command(path, receiver[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = ts.MkAbs("."), &out, &errOut
-	cmd.Env = []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME")}
+	cmd.Env = environment(ts)
 	ts.Check(cmd.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()

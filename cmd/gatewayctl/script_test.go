@@ -17,6 +17,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	// A program with the race detector sleeps for a second before it exits; the scripts run hundreds.
+	if err := os.Setenv("GORACE", strings.TrimSpace(os.Getenv("GORACE")+" atexit_sleep_ms=0")); err != nil {
+		panic(err)
+	}
 	testscript.Main(m, map[string]func(){"gatewayctl": main})
 }
 
@@ -38,6 +42,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", env.Getenv("PATH")+":/usr/sbin:/sbin")
 			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("GORACE", os.Getenv("GORACE"))
 			data := filepath.Join(env.WorkDir, "data")
 			if err := os.MkdirAll(data, 0o700); err != nil {
 				return err
@@ -54,6 +59,7 @@ func TestScripts(t *testing.T) {
 			"freeport": cmdFreePort, "listening": cmdListening, "expand": cmdExpand, "truncate": cmdTruncate,
 			"bridged": cmdBridged, "drained": cmdDrained, "numbers": cmdNumbers, "inorder": cmdInOrder,
 			"foreigncert": cmdForeignCert, "glob": cmdGlob, "serial": cmdSerial, "interrupt": cmdInterrupt, "bundle": cmdBundle,
+			"json": cmdJSON, "jsonlines": cmdJSONLines,
 		},
 	})
 }
@@ -129,13 +135,21 @@ func cmdSigkill(ts *testscript.TestScript, neg bool, args []string) {
 // quiet runs a command without a trace in the script's log, for polling.
 func quiet(ts *testscript.TestScript, name string, args ...string) (string, error) {
 	cmd := exec.Command(lookPath(ts, name), args...)
-	cmd.Dir, cmd.Env = ts.MkAbs("."), []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME")}
+	cmd.Dir, cmd.Env = ts.MkAbs("."), environment(ts)
 	out, err := cmd.Output()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		err = fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, exit.Stderr)
 	}
 	return string(out), err
+}
+
+// environment is the script's, for a program that it runs.
+func environment(ts *testscript.TestScript) (env []string) {
+	for _, name := range []string{"PATH", "HOME", "GORACE"} {
+		env = append(env, name+"="+ts.Getenv(name))
+	}
+	return env
 }
 
 // lookPath finds a program on the script's path, which is not the test's.

@@ -15,6 +15,7 @@ import (
 
 	"gatewayctl/cmd/gatewayctl/internal/appliance"
 	"gatewayctl/cmd/gatewayctl/internal/config"
+	"gatewayctl/gateway/api"
 )
 
 // serveFlags are the flags of serve that change the configuration.
@@ -65,7 +66,7 @@ func (a *app) serve(ctx context.Context, flags serveFlags) error {
 		select {
 		case <-g.Ready():
 			notifyReady(log)
-			a.greet(g)
+			return a.greet(g)
 		case <-ctx.Done():
 		}
 		return nil
@@ -76,12 +77,19 @@ func (a *app) serve(ctx context.Context, flags serveFlags) error {
 }
 
 // greet says where the gateway listens and, while there is no device, what to do next.
-func (a *app) greet(g *appliance.Gateway) {
+func (a *app) greet(g *appliance.Gateway) error {
+	if a.json {
+		return a.printLine(struct {
+			PID       int            `json:"pid"`
+			Socket    string         `json:"socket"`
+			Listeners []api.Listener `json:"listeners"`
+		}{os.Getpid(), g.Socket(), g.Listeners()})
+	}
 	for _, l := range g.Listeners() {
 		fmt.Fprintf(a.stdout, "%-6s %s at %s\n", l.Name, l.Kind, l.Address)
 	}
 	if !g.Fresh() {
-		return
+		return nil
 	}
 	data := ""
 	if a.data != "./data" {
@@ -90,12 +98,13 @@ func (a *app) greet(g *appliance.Gateway) {
 	if a.socket != "" {
 		data = " --socket " + a.socket
 	}
-	fmt.Fprintf(a.stdout, `
+	_, err := fmt.Fprintf(a.stdout, `
 The gateway has its own certificate authority and no devices yet. Next, in another terminal:
   gatewayctl provision lamp --out certs%[1]s     credentials for a device called lamp
   gatewayctl sim --count 3%[1]s                  three simulated devices; then: gatewayctl call sim-1 Sys.GetInfo%[1]s
   gatewayctl status%[1]s                         the gateway on one screen
 `, data)
+	return err
 }
 
 // loadConfig reads the configuration file and applies the flags over it.

@@ -72,11 +72,19 @@ func (a *app) runSim(ctx context.Context, c *client.Client, flags simFlags) erro
 		}
 		dev := simdevice.New(simdevice.Config{
 			ID: name, Address: address, TLS: cfg, Telemetry: flags.telemetry, BootTime: time.Millisecond,
-			OnReady: func() { a.note("%s is connected", name) },
+			OnReady: func() { a.simReady(name) },
 		})
 		group.Go(func() error { return dev.Run(ctx) })
 	}
 	return group.Wait()
+}
+
+// simReady says that a device has connected, each time that it does.
+func (a *app) simReady(name string) {
+	a.note("%s is connected", name)
+	if a.json {
+		_ = a.printLine(map[string]string{"device": name, "state": "connected"}) // it is there whoever reads this
+	}
 }
 
 // mqttAddress is where devices on this machine, or on the one that --url names, reach the broker.

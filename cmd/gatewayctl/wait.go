@@ -18,7 +18,10 @@ func (a *app) waitCmd() *cobra.Command {
 		RunE: a.withClient(func(ctx context.Context, c *client.Client, _ []string) error {
 			ctx, cancel := context.WithTimeout(ctx, timeout)
 			defer cancel()
-			return c.Wait(ctx)
+			if err := c.Wait(ctx); err != nil || !a.json {
+				return err
+			}
+			return a.printJSON(map[string]bool{"ready": true})
 		}),
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", 30*time.Second, "how long to wait")

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -31,6 +32,7 @@ type Options struct {
 	Build   time.Time
 	Out     io.Writer
 	Screen  bool          // redraw one screen; otherwise print a line for each thing that happens
+	JSON    bool          // these lines are JSON
 	Once    bool          // end when everything was shown once; otherwise stay until ctx ends
 	Pace    time.Duration // between two things that are shown; 0 means 3 s
 
@@ -296,7 +298,15 @@ func (s *show) disable(ctx context.Context) error {
 
 // say tells what happens.
 func (s *show) say(format string, args ...any) {
-	line := fmt.Sprintf("%5.1fs  %s", time.Since(s.start).Seconds(), fmt.Sprintf(format, args...))
+	elapsed, text := time.Since(s.start).Seconds(), fmt.Sprintf(format, args...)
+	if s.opts.JSON {
+		line, err := json.Marshal(map[string]any{"elapsed_s": elapsed, "text": strings.TrimSpace(text)})
+		if err == nil {
+			fmt.Fprintf(s.opts.Out, "%s\n", line)
+		}
+		return
+	}
+	line := fmt.Sprintf("%5.1fs  %s", elapsed, text)
 	s.mu.Lock()
 	s.lines = append(s.lines, line)
 	s.mu.Unlock()
