@@ -89,7 +89,7 @@ func cmdExchange(ts *testscript.TestScript, neg bool, args []string) {
 // cmdInterrupt starts a command, sends it SIGINT once it has printed a line, and wants exit code 0.
 func cmdInterrupt(ts *testscript.TestScript, neg bool, args []string) {
 	cmd := exec.Command(lookPath(ts, args[0]), args[1:]...)
-	cmd.Dir, cmd.Env = ts.MkAbs("."), []string{"PATH=" + ts.Getenv("PATH"), "HOME=" + ts.Getenv("HOME")}
+	cmd.Dir, cmd.Env = ts.MkAbs("."), environment(ts)
 	var errOut bytes.Buffer
 	cmd.Stderr = &errOut
 	out, err := cmd.StdoutPipe()

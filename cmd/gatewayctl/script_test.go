@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"gatewayctl/gateway/api"
 )
 
 func TestMain(m *testing.M) {
@@ -54,7 +56,7 @@ func TestScripts(t *testing.T) {
 			return os.WriteFile(cfg, []byte(scriptConfig), 0o600)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"ready": cmdReady, "online": cmdOnline, "sigkill": cmdSigkill, "code": cmdCode,
+			"ready": cmdReady, "online": cmdOnline, "socket": cmdSocket, "sigkill": cmdSigkill, "code": cmdCode,
 			"eventually": cmdEventually, "exchange": cmdExchange,
 			"freeport": cmdFreePort, "listening": cmdListening, "expand": cmdExpand, "truncate": cmdTruncate,
 			"bridged": cmdBridged, "drained": cmdDrained, "numbers": cmdNumbers, "inorder": cmdInOrder,
@@ -83,6 +85,17 @@ func cmdReady(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Setenv("GATEWAY_PID", strconv.Itoa(status.PID))
+}
+
+// cmdSocket sets a variable to the admin socket of the gateway on DATA: socket NAME DATA. Where the
+// gateway has put it among the temporary files, its directory goes with the script.
+func cmdSocket(ts *testscript.TestScript, neg bool, args []string) {
+	path, err := api.FindSocket(ts.MkAbs(args[1]))
+	ts.Check(err)
+	ts.Setenv(args[0], path)
+	if dir := filepath.Dir(path); strings.HasPrefix(filepath.Base(dir), "gatewayctl-") {
+		ts.Defer(func() { ts.Check(os.RemoveAll(dir)) })
+	}
 }
 
 // cmdFreePort sets each named variable to a port that nobody listens on.
