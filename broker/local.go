@@ -115,13 +115,18 @@ func unshared(f mqtt.Filter) (mqtt.Filter, error) {
 	return f, nil
 }
 
-// ErrNoRoom is returned when a bound of the broker keeps it from taking a message.
-var ErrNoRoom = errors.New("no room for more retained messages")
+// Errors of [Broker.Publish] that callers tell apart.
+var (
+	ErrNotPublishable = errors.New("nobody may publish this") // whatever the policy
+	ErrTooLarge       = errors.New("message is too large")
+	ErrNoRoom         = errors.New("no room for more retained messages")
+)
 
 // Publish publishes m for this process, without asking any policy. It returns once m is as
 // durable as an acknowledgment promises: with QoS 1 or 2, committed for every durable consumer
 // that takes it. An error that wraps [msglog.ErrFull] says that the log has no room; clients that
-// are here may have received the message even so. When ctx ends first, m may still be committed.
+// are here may have received the message even so. [ErrNotPublishable], [ErrTooLarge] and [ErrNoRoom]
+// say that nobody has received it. When ctx ends first, m may still be committed.
 //
 // Of m.Publisher only Origin is used. The slices of m must not be changed afterwards.
 func (b *Broker) Publish(ctx context.Context, m mqtt.Message) error {
@@ -135,13 +140,13 @@ func (b *Broker) publishLocal(ctx context.Context, m *mqtt.Message) error {
 	m.Publisher = mqtt.Publisher{Origin: m.Publisher.Origin}
 	switch err := b.publishable(m); {
 	case err != nil:
-		return err
+		return fmt.Errorf("%w: %w", ErrNotPublishable, err)
 	case !m.QoS.Valid():
-		return errors.New("QoS is none of 0, 1 and 2")
+		return fmt.Errorf("%w: QoS is none of 0, 1 and 2", ErrNotPublishable)
 	case len(m.Payload) > b.opts.MaxPacketBytes:
-		return fmt.Errorf("payload of %d bytes: at most %d are allowed", len(m.Payload), b.opts.MaxPacketBytes)
+		return fmt.Errorf("%w: %d bytes of payload, where %d are the most", ErrTooLarge, len(m.Payload), b.opts.MaxPacketBytes)
 	case m.Retain && isRPCTopic(m.Topic):
-		return errRetainedRPC
+		return fmt.Errorf("%w: %w", ErrNotPublishable, errRetainedRPC)
 	}
 	if err := ctx.Err(); err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 
+	"gatewayctl/broker"
 	"gatewayctl/broker/mqtt"
 	"gatewayctl/gateway"
 	"gatewayctl/gateway/api"
@@ -32,13 +33,23 @@ func (g *Gateway) services() api.Services {
 	return s
 }
 
-// publish is for administrators; a retained call would run again at every reconnect.
+// publish is for administrators. The broker's own errors are told here, as the API knows no broker.
 func (g *Gateway) publish(ctx context.Context, m mqtt.Message) error {
 	m.Publisher = mqtt.Publisher{Origin: "admin"}
-	if err := g.broker.Publish(ctx, m); err != nil {
-		return fmt.Errorf("publish to %s: %w", m.Topic, err)
+	err := g.broker.Publish(ctx, m)
+	for _, known := range []struct {
+		err          error
+		code, remedy string
+	}{
+		{broker.ErrNotPublishable, api.CodeRefused, ""},
+		{broker.ErrTooLarge, api.CodeTooLarge, "limits.max_packet of the configuration is the bound."},
+		{broker.ErrNoRoom, api.CodeRefused, "Publish an empty retained message to topics that are of no use any more."},
+	} {
+		if errors.Is(err, known.err) {
+			return api.NewProblem(known.code, "", known.remedy).WithCause(err)
+		}
 	}
-	return nil
+	return err
 }
 
 func (g *Gateway) devices(_ context.Context, q api.DeviceQuery) ([]api.Device, error) {

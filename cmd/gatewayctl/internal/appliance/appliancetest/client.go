@@ -50,9 +50,14 @@ func Dial(address string, cfg *tls.Config) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	return over(nc, cfg)
+}
+
+// over makes a client of a connection that was just made.
+func over(nc net.Conn, cfg *tls.Config) (*Client, error) {
 	if cfg != nil {
 		t := tls.Client(nc, cfg)
-		if err := errors.Join(t.SetDeadline(time.Now().Add(Patience)), t.Handshake(), t.SetDeadline(time.Time{})); err != nil {
+		if err := errors.Join(t.SetDeadline(soon()), t.Handshake(), t.SetDeadline(time.Time{})); err != nil {
 			return nil, errors.Join(err, nc.Close())
 		}
 		nc = t
@@ -74,7 +79,7 @@ func (c *Client) Hello(hello plane.Connect) (Packet, error) {
 
 // Send sends one packet.
 func (c *Client) Send(p plane.Packet) error {
-	if err := c.Conn.SetWriteDeadline(time.Now().Add(Patience)); err != nil {
+	if err := c.Conn.SetWriteDeadline(soon()); err != nil {
 		return err
 	}
 	_, err := c.Conn.Write(p.Append(nil, c.Version))
@@ -226,7 +231,7 @@ func (c *Client) MustEnd(tb testing.TB, reason mqtt.ReasonCode) {
 
 // read reads the next packet.
 func (c *Client) read() (Packet, error) {
-	if err := c.Conn.SetReadDeadline(time.Now().Add(Patience)); err != nil {
+	if err := c.Conn.SetReadDeadline(soon()); err != nil {
 		return Packet{}, err
 	}
 	first, err := c.r.ReadByte()
