@@ -15,7 +15,6 @@ import (
 	"gatewayctl/bridge"
 	"gatewayctl/bridge/mqttclient"
 	"gatewayctl/bridge/mqttclient/mosquittotest"
-	"gatewayctl/bridge/upstreamtest"
 	"gatewayctl/broker/mqtt"
 )
 
@@ -114,45 +113,46 @@ func answer(c net.Conn, wire ...byte) {
 
 func runOnce(t *testing.T, url string, opts mqttclient.Options, s bridge.Session) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if s.Connected == nil {
 		s.Connected = func(bridge.Link, []bridge.Grant) {}
 	}
 	err := newClient(t, url, opts).Run(ctx, s)
 	if err == nil {
-		t.Fatal("Run does not end within 20 seconds")
+		t.Fatal("Run does not end within a minute")
 	}
 	return err
 }
 
 func TestConnectFails(t *testing.T) {
 	t.Parallel()
-	const silent = 200 * time.Millisecond
+	const silent = time.Second
 	wait := func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }
 	for _, tc := range []struct {
-		name  string
-		serve func(net.Conn)
-		tls   bool
-		want  string
+		name   string
+		serve  func(net.Conn)
+		tls    bool
+		want   string
+		silent bool // the broker does not say what is waited for
 	}{
-		{"protocol version", func(c net.Conn) { answer(c, 0x20, 2, 0, 1) }, false, "does not speak MQTT 3.1.1"},
-		{"client id", func(c net.Conn) { answer(c, 0x20, 2, 0, 2) }, false, "set client_id"},
-		{"unavailable", func(c net.Conn) { answer(c, 0x20, 2, 0, 3) }, false, "not available"},
-		{"credentials", func(c net.Conn) { answer(c, 0x20, 2, 0, 4) }, false, "check username and password_file"},
-		{"not authorized", func(c net.Conn) { answer(c, 0x20, 2, 0, 5) }, false, "not authorized"},
-		{"a code of AWS", func(c net.Conn) { answer(c, 0x20, 2, 0, 7) }, false, "return code 7"},
-		{"something else", func(c net.Conn) { answer(c, []byte("HTTP/1.1 400\r\n")...) }, false, "is this an MQTT broker?"},
-		{"hangs up", func(c net.Conn) { answer(c) }, false, "instead of answering CONNECT"},
-		{"says nothing", wait, false, "no answer within 200ms"},
-		{"says nothing to TLS", wait, true, "no answer within 200ms"},
-		{"does not speak TLS", func(c net.Conn) { answer(c, []byte("HTTP/1.1 400 Bad Request\r\n")...) }, true, "mqtt:// for none"},
-		{"no SUBACK", func(c net.Conn) { answer(c, 0x20, 2, 0, 0); wait(c) }, false, "subscribe at"},
+		{"protocol version", func(c net.Conn) { answer(c, 0x20, 2, 0, 1) }, false, "does not speak MQTT 3.1.1", false},
+		{"client id", func(c net.Conn) { answer(c, 0x20, 2, 0, 2) }, false, "set client_id", false},
+		{"unavailable", func(c net.Conn) { answer(c, 0x20, 2, 0, 3) }, false, "not available", false},
+		{"credentials", func(c net.Conn) { answer(c, 0x20, 2, 0, 4) }, false, "check username and password_file", false},
+		{"not authorized", func(c net.Conn) { answer(c, 0x20, 2, 0, 5) }, false, "not authorized", false},
+		{"a code of AWS", func(c net.Conn) { answer(c, 0x20, 2, 0, 7) }, false, "return code 7", false},
+		{"something else", func(c net.Conn) { answer(c, []byte("HTTP/1.1 400\r\n")...) }, false, "is this an MQTT broker?", false},
+		{"hangs up", func(c net.Conn) { answer(c) }, false, "instead of answering CONNECT", false},
+		{"says nothing", wait, false, "no answer within 1s", true},
+		{"says nothing to TLS", wait, true, "no answer within 1s", true},
+		{"does not speak TLS", func(c net.Conn) { answer(c, []byte("HTTP/1.1 400 Bad Request\r\n")...) }, true, "mqtt:// for none", false},
+		{"no SUBACK", func(c net.Conn) { answer(c, 0x20, 2, 0, 0); wait(c) }, false, "subscribe at", true},
 		{"too many codes in the SUBACK", func(c net.Conn) {
 			answer(c, 0x20, 2, 0, 0)
 			answer(c, 0x90, 4, 0, 1, 1, 1)
 			wait(c)
-		}, false, "2 answers to 1 filters"},
+		}, false, "2 answers to 1 filters", false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
@@ -160,7 +160,11 @@ func TestConnectFails(t *testing.T) {
 			if tc.tls {
 				url = strings.Replace(url, "mqtt:", "mqtts:", 1)
 			}
-			err := runOnce(t, url, mqttclient.Options{Timeout: silent}, bridge.Session{
+			opts := mqttclient.Options{}
+			if tc.silent {
+				opts.Timeout = silent
+			}
+			err := runOnce(t, url, opts, bridge.Session{
 				Subscriptions: []bridge.Subscription{{Filter: "a", QoS: mqtt.QoS1}},
 			})
 			if !strings.Contains(err.Error(), tc.want) || !strings.Contains(err.Error(), url) {
@@ -173,54 +177,21 @@ func TestConnectFails(t *testing.T) {
 	}
 }
 
-// TestSilenceIsNoticed: a broker that stops answering without closing the connection.
+// TestSilenceIsNoticed: a broker that stops answering without closing the connection, while the
+// writer is stuck. How soon it is noticed is TestKeepAlive's business.
 func TestSilenceIsNoticed(t *testing.T) {
 	t.Parallel()
 	b := mosquittotest.Start(t, mosquittotest.Config{})
-	var since time.Time
 	err := runOnce(t, b.URL(), mqttclient.Options{KeepAlive: time.Second}, bridge.Session{
 		Connected: func(l bridge.Link, _ []bridge.Grant) {
 			b.Freeze()
-			since = time.Now()
 			for range 16 { // more than the socket takes, so that the writer is stuck as well
 				l.Publish(mqtt.Message{Topic: "a", Payload: make([]byte, 1<<20), QoS: mqtt.QoS1}, func(error) {})
 			}
 		},
 	})
-	if took := time.Since(since); took > 10*time.Second {
-		t.Errorf("noticed after %v", took)
-	}
 	if !strings.Contains(err.Error(), "nothing was heard") || errors.Is(err, bridge.ErrClosed) {
 		t.Errorf("Run = %v, want that nothing was heard", err)
-	}
-}
-
-// TestIdleConnectionStays: pings keep it alive beyond one and a half times the keepalive time, when
-// the broker would end it [MQTT-3.1.2-24].
-func TestIdleConnectionStays(t *testing.T) {
-	t.Parallel()
-	b := mosquittotest.Start(t, mosquittotest.Config{})
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	link, ended := make(chan bridge.Link, 1), make(chan error, 1)
-	go func() {
-		ended <- newClient(t, b.URL(), mqttclient.Options{KeepAlive: 2 * time.Second}).Run(ctx, bridge.Session{
-			Connected: func(l bridge.Link, _ []bridge.Grant) { link <- l },
-		})
-	}()
-	l := <-link
-	since := time.Now()
-	upstreamtest.Until(t, "much more than the keepalive time", func() bool {
-		return time.Since(since) > 3300*time.Millisecond || len(ended) > 0
-	})
-	done := make(chan error, 1)
-	l.Publish(mqtt.Message{Topic: "a", QoS: mqtt.QoS1}, func(err error) { done <- err })
-	if err := <-done; err != nil {
-		t.Errorf("publish on the idle connection: %v", err)
-	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
 	}
 }
 

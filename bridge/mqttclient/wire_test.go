@@ -7,9 +7,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
+	"net"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/eclipse/paho.mqtt.golang/packets"
@@ -141,6 +144,59 @@ func TestAcknowledgmentsLeaveInOrder(t *testing.T) {
 	if !bytes.Equal(cn.out, want) {
 		t.Errorf("PUBACKs % x, want % x", cn.out, want)
 	}
+}
+
+// TestKeepAlive: an idle connection stays for as long as the broker answers, which hears from us
+// more often than in one and a half times the keepalive time [MQTT-3.1.2-24], and ends within that
+// time when it answers no more.
+func TestKeepAlive(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const keepAlive = 30 * time.Second
+		ours, theirs := net.Pipe()
+		var mute atomic.Bool
+		var longest time.Duration
+		ended := make(chan struct{})
+		go func() { // the broker
+			defer close(ended)
+			for last := time.Now(); ; last = time.Now() {
+				p, err := packets.ReadPacket(theirs)
+				if err != nil {
+					return
+				}
+				longest = max(longest, time.Since(last))
+				if _, ok := p.(*packets.PingreqPacket); !ok {
+					t.Errorf("the idle connection sends %v", p)
+				}
+				if !mute.Load() {
+					_ = packets.NewControlPacket(packets.Pingresp).Write(theirs)
+				}
+			}
+		}()
+		cn := &conn{
+			client: &Client{url: &url.URL{Scheme: "mqtt", Host: "broker:1883"}, opts: Options{KeepAlive: keepAlive, MaxPacket: 1 << 10}},
+			nc:     ours, started: time.Now(), wake: make(chan struct{}, 1),
+			session: bridge.Session{Connected: func(bridge.Link, []bridge.Grant) {}},
+			pending: make(map[uint16]func(error)), suback: make(map[uint16]chan []byte),
+		}
+		cn.r = bufio.NewReader(hearing{cn})
+		result := make(chan error, 1)
+		go func() { result <- cn.serve(t.Context(), t.Context()) }()
+		select {
+		case err := <-result:
+			t.Fatalf("the idle connection ends: %v", err)
+		case <-time.After(time.Hour):
+		}
+		mute.Store(true)
+		since := time.Now()
+		err := <-result
+		if took := time.Since(since); err == nil || !strings.Contains(err.Error(), "nothing was heard") || took > keepAlive {
+			t.Errorf("serve = %v after %v of silence", err, took)
+		}
+		if <-ended; longest >= keepAlive {
+			t.Errorf("the broker heard nothing for %v", longest)
+		}
+	})
 }
 
 func FuzzRead(f *testing.F) {
