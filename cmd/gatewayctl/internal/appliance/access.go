@@ -82,7 +82,7 @@ func (a *access) principal(c broker.ConnInfo) (broker.Principal, []string, error
 		if len(names) == 0 {
 			names = []string{policyDevice}
 		}
-		return broker.Principal{Name: "device " + dev.Name.String(), Key: "device:" + dev.Name.String(), Device: dev.Name}, names, nil
+		return broker.Principal{Name: "device " + dev.Name.String(), Key: deviceKey(dev.Name), Device: dev.Name}, names, nil
 	}
 	if users := a.passwords[c.Listener]; users != nil {
 		if c.UserName == "" || !users.match(c.UserName, []byte(c.Password)) {
@@ -92,6 +92,9 @@ func (a *access) principal(c broker.ConnInfo) (broker.Principal, []string, error
 	}
 	return broker.Principal{Name: "local", Key: "local"}, []string{policyLocal}, nil
 }
+
+// deviceKey is who owns the sessions of a device.
+func deviceKey(id identity.DeviceID) string { return "device:" + id.String() }
 
 // unusable says which policies cannot be used, and why: broken files, and those that users of a
 // password file have not got.

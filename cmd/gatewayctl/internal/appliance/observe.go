@@ -70,9 +70,13 @@ func (g *Gateway) onDisable(id identity.DeviceID) {
 	g.disconnect(func(s broker.Session) bool { return s.Device == id })
 }
 
+// onRemove also ends the sessions of the device, before anybody can be enrolled under its name.
 func (g *Gateway) onRemove(id identity.DeviceID) {
 	g.event(events.Warn, "device.removed", id.String(), "device %s was removed", id)
 	g.disconnect(func(s broker.Session) bool { return s.Device == id })
+	if g.broker != nil {
+		g.broker.Forget(deviceKey(id))
+	}
 }
 
 // disconnect ends connections that may not go on. During the start there are none yet.

@@ -84,9 +84,6 @@ func (g *Gateway) shown(d gateway.Device) api.Device {
 // removeDevice takes a device out of the registry and revokes its certificates with it.
 func (g *Gateway) removeDevice(ctx context.Context, id identity.DeviceID) (api.Device, error) {
 	d, err := g.enrolment.Remove(ctx, id)
-	if err == nil {
-		g.broker.Forget("device:" + id.String())
-	}
 	return g.shown(d), err
 }
 
