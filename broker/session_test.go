@@ -354,7 +354,7 @@ func TestUnreadResponses(t *testing.T) {
 	c.connected("c")
 	pings := []byte(strings.Repeat("\xc0\x00", 1000))
 	for b.events.count(kind(Limit)) == 0 {
-		_ = c.nc.SetWriteDeadline(time.Now().Add(patience))
+		_ = c.nc.SetWriteDeadline(time.Now().Add(2 * patience)) // longer than the default StallTimeout, which bounds it too
 		if _, err := c.nc.Write(pings); err != nil {
 			break
 		}

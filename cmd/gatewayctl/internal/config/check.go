@@ -158,8 +158,8 @@ func (c *checker) upstream(path string, u Upstream) {
 	if u.KeepAlive != 0 {
 		c.duration(path+".keepalive", u.KeepAlive, time.Second, 30*time.Second)
 	}
-	if u.MaxInFlight < 0 || u.MaxInFlight > 65535 {
-		c.add(path+".max_in_flight", "must be 1 to 65535 (0 or absent: the default)")
+	if u.MaxInFlight < 0 || u.MaxInFlight > 60000 {
+		c.add(path+".max_in_flight", "must be 1 to 60000 (0 or absent: the default)")
 	}
 	if len(u.Rules) == 0 {
 		c.add(path+".rules", "an upstream without rules forwards nothing: give at least one")
