@@ -258,8 +258,12 @@ func (b *Broker) Forget(key string) {
 	b.mu.Lock()
 	var gone []*session
 	for _, s := range b.sessions {
-		if s.key == key && b.claims[s.id] == nil {
+		switch {
+		case s.key != key:
+		case b.claims[s.id] == nil:
 			gone = append(gone, s)
+		default: // its connection may be past asking whether it is to forget the session
+			s.forgotten = true
 		}
 	}
 	b.mu.Unlock()

@@ -437,6 +437,20 @@ func TestForget(t *testing.T) {
 	}
 }
 
+// A session is forgotten although its connection is on its way out already.
+func TestForgetWhileDisconnecting(t *testing.T) {
+	t.Parallel()
+	b := start(t, Options{})
+	for i := range 200 {
+		c := dialPlain(t, b.plain, plane.V5)
+		if p := c.connect("lamp", user("lamp"), staying, func(h *plane.Connect) { h.CleanStart = false }); p.codes[0] != 0 || p.codes[1] != 0 {
+			t.Fatalf("CONNACK after %d times: %x", i, p.codes)
+		}
+		b.Disconnect(func(Session) bool { return true }, mqtt.NotAuthorized)
+		b.Forget("lamp")
+	}
+}
+
 func TestShutdown(t *testing.T) {
 	t.Parallel()
 	b := start(t, Options{})

@@ -175,7 +175,7 @@ func (b *Broker) openSession(c *conn) {
 	b.mu.Lock()
 	s := b.sessions[id]
 	var old *session
-	if s != nil && c.hello.CleanStart { // [MQTT-3.1.2-4]
+	if s != nil && (c.hello.CleanStart || s.forgotten) { // [MQTT-3.1.2-4]
 		old, s = s, nil
 		b.removeLocked(old)
 	}
@@ -240,7 +240,7 @@ func (b *Broker) detach(c *conn) {
 		b.mu.Unlock()
 		return
 	}
-	if expiry > 0 {
+	if expiry > 0 && !s.forgotten {
 		s.timer = time.AfterFunc(expiry, func() { b.expire(s) })
 		b.mu.Unlock()
 		b.handOver(s)

@@ -23,7 +23,8 @@ type session struct {
 	subs map[mqtt.Filter]*subscription // guarded by the index
 
 	// Guarded by the broker's mutex.
-	timer *time.Timer // while offline: the end of the session
+	timer     *time.Timer // while offline: the end of the session
+	forgotten bool        // ends with the connection that has it, nobody resumes it
 
 	mu       sync.Mutex
 	ended    bool
