@@ -10,6 +10,7 @@
 package appliance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,10 +52,11 @@ type Options struct {
 	Now   func() time.Time                   // nil means time.Now
 	Names func() ([]string, []net.IP, error) // of this machine, for its certificate; nil means all of them
 	Log   *slog.Logger                       // nil discards
-}
 
-// namesInterval is how soon a new address of the machine gets into the server's certificate.
-const namesInterval = 5 * time.Second
+	// NamesInterval is how soon a new address of the machine gets into the server's certificate;
+	// 0 means 5s.
+	NamesInterval time.Duration
+}
 
 // A Gateway is a whole gateway in this process.
 type Gateway struct {
@@ -245,7 +247,7 @@ func (g *Gateway) openIdentity(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	g.server, err = g.authority.NewServer(ctx, pki.ServerOptions{Names: g.names, Interval: namesInterval, Lifetime: g.opts.Config.PKI.ServerLifetime, OnRenew: g.onRenew})
+	g.server, err = g.authority.NewServer(ctx, pki.ServerOptions{Names: g.names, Interval: cmp.Or(g.opts.NamesInterval, 5*time.Second), Lifetime: g.opts.Config.PKI.ServerLifetime, OnRenew: g.onRenew})
 	return err
 }
 

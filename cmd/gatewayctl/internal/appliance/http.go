@@ -86,7 +86,11 @@ func (g *Gateway) audit(c api.Caller, action, target string, outcome error) {
 		Severity: sev, Kind: "audit." + action, Text: fmt.Sprintf("%s by %s: %s %s", how, c.Name, action, target),
 		Data: map[string]string{"caller": c.Name, "via": c.Via, "target": target},
 	})
-	g.log.Info("audit", "component", "api", "caller", c.Name, "action", action, "target", target, "err", outcome)
+	log := g.log.With("component", "api", "caller", c.Name, "action", action, "target", target)
+	if outcome != nil {
+		log = log.With("err", outcome)
+	}
+	log.Info("audit")
 }
 
 // Healthy reports whether the gateway can do its work: the watchdog asks.
@@ -105,7 +109,7 @@ func (g *Gateway) status(context.Context) (api.Status, error) {
 		Clock:     api.Clock{Now: clock.Now, Trusted: clock.Trusted, Reason: clock.Reason, Recorded: clock.Recorded},
 		Listeners: g.Listeners(), Devices: api.DeviceCounts{Total: devices, Online: online},
 		Bridges: []api.BridgeSummary{}, Warnings: []string{},
-		Store:      api.StoreStatus{Path: filepath.Join(g.opts.Data, "gatewayctl.db"), SizeBytes: g.db.Size()},
+		Store:      api.StoreStatus{Path: filepath.Join(g.opts.Data, "gatewayctl.db"), SizeBytes: g.db.Size(), FreeBytes: free(g.opts.Data)},
 		MessageLog: api.MessageLogStatus{SizeBytes: log.Bytes, MaxBytes: int64(g.opts.Config.Store.MaxLog), Segments: log.Segments, Consumers: len(g.msglog.Consumers()), Durability: string(g.opts.Config.Durability)},
 		CA:         api.CertificateTimes{Subject: g.authority.Root().Subject.CommonName, Fingerprint: g.authority.RootFingerprint(), NotAfter: g.authority.Root().NotAfter},
 	}
@@ -145,6 +149,12 @@ func (g *Gateway) warn(s *api.Status) {
 		lost := fmt.Sprintf("%d damaged ranges set aside, %d segments missing", len(r.SetAside), len(r.Missing))
 		s.MessageLog.Degraded = lost
 		add("the message log was damaged, messages are lost: %s; remove the files of %s that end in .damaged and .missing once you have seen to it", lost, filepath.Join(g.opts.Data, "log"))
+	}
+	if g.msglog.Stats().Full {
+		add("messages that must be kept are refused: the disk of the data directory or the budget of the message log (store.max_log) is full")
+	}
+	if s.Store.FreeBytes >= 0 && s.Store.FreeBytes < scarce {
+		add("only %d MiB are left on the disk of the data directory: make room", s.Store.FreeBytes>>20)
 	}
 	if s.MessageLog.MaxBytes > 0 && s.MessageLog.SizeBytes > s.MessageLog.MaxBytes*8/10 {
 		add("the message log has used %d %% of its budget: see `gatewayctl bridge status`, or raise store.max_log", s.MessageLog.SizeBytes*100/s.MessageLog.MaxBytes)

@@ -26,6 +26,10 @@ func withPlain(s *appliancetest.Setup) {
 	s.Config.Listeners["plain"] = config.Listener{Type: "mqtt", Address: "127.0.0.1:0"}
 }
 
+func withRule(s *appliancetest.Setup) {
+	s.Rules = []config.Rule{{Local: "+/data", Direction: "up", RemotePrefix: "site/"}}
+}
+
 // Who does not finish the handshake and the CONNECT in time is gone, and shows.
 func TestSlowConnects(t *testing.T) {
 	t.Parallel()

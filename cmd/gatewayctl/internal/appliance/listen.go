@@ -16,6 +16,7 @@ import (
 	"gatewayctl/broker/acl"
 	"gatewayctl/cmd/gatewayctl/internal/config"
 	"gatewayctl/gateway/api"
+	"gatewayctl/gateway/events"
 )
 
 // openBroker binds every MQTT listener and makes the broker; it serves nobody yet.
@@ -96,7 +97,10 @@ func (g *Gateway) bind(name string, l config.Listener) (net.Listener, error) {
 		}
 	}
 	if l.Type == "https" {
-		in = &limitedListener{Listener: in, slots: make(chan struct{}, g.opts.Config.Limits.MaxClients)}
+		limits := g.opts.Config.Limits
+		in = newLimitedListener(in, limits.MaxClients, limits.MaxPerAddress, func(address string) {
+			g.event(events.Warn, "limit.reached", "", "a client at %s: %d HTTPS connections of one address are the limit", address, limits.MaxPerAddress)
+		})
 	}
 	g.listeners = append(g.listeners, listener{name, string(l.Type), in})
 	g.onClose(func() error {
@@ -164,7 +168,7 @@ func (g *Gateway) Listeners() []api.Listener {
 		address = strings.TrimPrefix(address, "[::]")
 		connections := stats.Connections[l.name]
 		if https, ok := l.net.(*limitedListener); ok {
-			connections = https.connections()
+			connections, _ = https.connections()
 		}
 		out = append(out, api.Listener{Name: l.name, Kind: l.kind, Address: address, Connections: connections})
 	}

@@ -82,6 +82,14 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		counter("mqtt_dropped_messages_total", "Messages that a client was to get and did not.", n, "reason", reason)
 	}
 
+	for _, l := range g.listeners {
+		if https, ok := l.net.(*limitedListener); ok {
+			open, refused := https.connections()
+			gauge("https_connections", "Open HTTPS connections.", float64(open), "listener", l.name)
+			counter("https_refused_total", "HTTPS connections closed because of too many from their address.", refused, "listener", l.name)
+		}
+	}
+
 	devices, online := g.registry.Count()
 	gauge("devices", "Registered devices.", float64(devices))
 	gauge("devices_online", "Devices that are connected.", float64(online))

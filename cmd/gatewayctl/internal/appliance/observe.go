@@ -53,6 +53,11 @@ func (g *Gateway) onBroker(e broker.Event) {
 	case broker.Panic:
 		ev.Severity, ev.Kind = events.Error, "broker.panic"
 		ev.Text = fmt.Sprintf("one connection of %s was given up after a fault in the gateway; see the log", who)
+	case broker.LogFailing:
+		ev.Severity, ev.Kind = events.Error, "log.failing"
+		ev.Text = "messages that must be kept are refused: " + e.Reason
+	case broker.LogWorking:
+		ev.Severity, ev.Kind, ev.Text = events.Info, "log.working", "messages are kept again"
 	default:
 		ev.Kind, ev.Text = "limit.reached", fmt.Sprintf("%s: %s", who, e.Reason)
 	}
