@@ -26,6 +26,7 @@ func TestRandomBytesOnEveryPort(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	gw := appliancetest.Start(t, func(s *appliancetest.Setup) {
+		s.Process = true // its goroutines are its own
 		s.Config.Listeners["plain"] = config.Listener{Type: "mqtt", Address: "127.0.0.1:0"}
 		s.Config.Listeners["socket"] = config.Listener{Type: "unix", Address: filepath.Join(dir, "mqtt.sock")}
 		s.Config.Limits.Handshake = time.Second
@@ -48,6 +49,8 @@ func TestRandomBytesOnEveryPort(t *testing.T) {
 			return s, nil
 		}
 	}
+	const goroutines = "gatewayctl_go_goroutines"
+	before := gw.Metrics(t)[goroutines]
 	var wg sync.WaitGroup
 	for name, dial := range map[string]func() (net.Conn, error){
 		"mqtt":            over("tcp", gw.Address(t, "mqtt"), nil),
@@ -97,4 +100,11 @@ func TestRandomBytesOnEveryPort(t *testing.T) {
 		}
 		return true
 	})
+	appliancetest.Eventually(t, "the goroutines are as many as before", func() bool {
+		now := gw.Metrics(t)[goroutines]
+		return now > 0 && now <= before
+	})
+	if n := gw.Metrics(t)["gatewayctl_mqtt_panics_total"]; n != 0 {
+		t.Errorf("%v panics", n)
+	}
 }
