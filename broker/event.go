@@ -20,6 +20,8 @@ const (
 	SubscribeRefused EventKind = "subscribe-refused" // a filter was not granted
 	Limit            EventKind = "limit"             // a bound was reached; Reason says which
 	Panic            EventKind = "panic"             // a bug cost one connection; the log has the stack
+	LogFailing       EventKind = "log-failing"       // the message log takes no messages; Reason says why
+	LogWorking       EventKind = "log-working"       // it does again
 )
 
 // An Event tells people what happened. It never carries a payload or a password.

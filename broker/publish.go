@@ -280,8 +280,10 @@ func (b *Broker) logDecided(err error) {
 	if failing := err != nil; b.logFailing.Swap(failing) != failing {
 		if failing {
 			b.slog.Error("message log takes no messages", "err", err)
+			b.opts.Observe(Event{Kind: LogFailing, Reason: err.Error()})
 		} else {
 			b.slog.Info("message log takes messages again")
+			b.opts.Observe(Event{Kind: LogWorking})
 		}
 	}
 }

@@ -142,9 +142,17 @@ func (a *Authority) issue(ctx context.Context, req Request) (*Certificate, error
 	a.mu.Lock()
 	a.index.put(cert)
 	a.mu.Unlock()
-	a.log.Info("issued "+string(cert.Profile)+" certificate", "serial", cert.Serial, "device", cert.Device)
+	a.log.Info("issued "+string(cert.Profile)+" certificate", about(cert)...)
 	a.publish(superseded)
 	return cert, nil
+}
+
+// about names a certificate in the log.
+func about(c *Certificate) []any {
+	if c.Device.IsZero() {
+		return []any{"serial", c.Serial}
+	}
+	return []any{"serial", c.Serial, "device", c.Device}
 }
 
 // certify signs the certificate that req asks for; nobody has it yet.

@@ -115,7 +115,7 @@ func (a *Authority) publish(revoked []*Certificate) {
 	}
 	a.mu.Unlock()
 	for _, c := range revoked {
-		a.log.Info("revoked "+string(c.Profile)+" certificate: "+c.Revoked.Reason, "serial", c.Serial, "device", c.Device)
+		a.log.Info("revoked "+string(c.Profile)+" certificate: "+c.Revoked.Reason, about(c)...)
 		if a.opts.OnRevoke != nil {
 			a.opts.OnRevoke(c)
 		}

@@ -164,7 +164,7 @@ func (s *Server) refresh(ctx context.Context, tolerated time.Duration) (bool, er
 	if err := s.replace(ctx, names, ips); err != nil {
 		return false, fmt.Errorf("server certificate: %w", err)
 	}
-	s.a.log.Info("server certificate issued: "+why, "serial", s.current.Load().cert.Serial)
+	s.a.log.Info("server certificate in use: "+why, "serial", s.current.Load().cert.Serial)
 	return true, nil
 }
 
@@ -172,7 +172,7 @@ func (s *Server) refresh(ctx context.Context, tolerated time.Duration) (bool, er
 func (s *Server) reason(names []string, ips []net.IP, tolerated time.Duration) string {
 	cur := s.current.Load()
 	if cur == nil {
-		return "there is none"
+		return "the first one"
 	}
 	cert, ok := s.a.Lookup(cur.cert.ID)
 	if !ok || cert.Revoked != nil {

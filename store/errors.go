@@ -56,7 +56,10 @@ func fileError(path string, err error) error {
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%s: %w: make the data directory first", path, err)
 	case isFull(err):
-		return fmt.Errorf("%s: %w: make room on that file system", path, errors.Join(ErrFull, err))
+		if errors.Is(err, ErrFull) {
+			return fmt.Errorf("%s: %w: make room on that file system", path, err)
+		}
+		return fmt.Errorf("%s: %w (%w): make room on that file system", path, ErrFull, err)
 	}
 	return fmt.Errorf("%s: %w", path, err)
 }

@@ -57,7 +57,11 @@ func writeStatus(w io.Writer, s api.Status, now time.Time) {
 		}
 		fmt.Fprintf(w, "%s\t%s\n", label("bridge", i), line)
 	}
-	fmt.Fprintf(w, "store\t%s state, %s of %s message log\n", size(s.Store.SizeBytes), size(s.MessageLog.SizeBytes), size(s.MessageLog.MaxBytes))
+	room := ""
+	if s.Store.FreeBytes >= 0 {
+		room = ", " + size(s.Store.FreeBytes) + " left on the disk"
+	}
+	fmt.Fprintf(w, "store\t%s state, %s of %s message log%s\n", size(s.Store.SizeBytes), size(s.MessageLog.SizeBytes), size(s.MessageLog.MaxBytes), room)
 	fmt.Fprintf(w, "certificates\tCA until %s, the gateway's own until %s\n", s.CA.NotAfter.Format("2006-01-02"), s.Server.NotAfter.Format("2006-01-02"))
 	fmt.Fprintf(w, "CA fingerprint\t%s\n", s.CA.Fingerprint)
 	for i, warning := range s.Warnings {

@@ -104,7 +104,9 @@ func (a *API) problem(ctx context.Context, operation string, err error) *Problem
 
 	case is(msglog.ErrBlocked):
 		return answer(CodeBusy, "A rule of the bridge that may block is full; `gatewayctl bridge status` shows which.")
-	case is(store.ErrFull), is(msglog.ErrFull), is(syscall.ENOSPC), is(syscall.EDQUOT):
+	case is(msglog.ErrFull) && !is(syscall.ENOSPC) && !is(syscall.EDQUOT):
+		return answer(CodeDiskFull, "`gatewayctl bridge status` shows for whom messages wait; store.max_log of the configuration is the budget.")
+	case is(store.ErrFull), is(syscall.ENOSPC), is(syscall.EDQUOT):
 		return answer(CodeDiskFull, "Make room on the disk of the data directory.")
 	case is(discovery.ErrNoInterface):
 		p = answer(CodeUnavailable, "Connect the machine to a network.")

@@ -65,6 +65,7 @@ type BridgeSummary struct {
 type StoreStatus struct {
 	Path      string `json:"path,omitempty"`
 	SizeBytes int64  `json:"size_bytes"`
+	FreeBytes int64  `json:"free_bytes" doc:"left for the gateway on the file system of the data directory; -1 when that is not known"`
 }
 
 // MessageLogStatus is the message log's.
